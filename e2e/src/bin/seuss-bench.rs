@@ -1,0 +1,135 @@
+//! `make bench`: runs benchmark cases and writes target/bench/report.json (keys: e2e/BENCH.md).
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use serde_json::{Map, Value, json};
+use seuss_e2e::containerd::{Containerd, Options};
+use seuss_e2e::cri::spec::ContainerSpec;
+use seuss_e2e::phases::run_pod;
+use seuss_e2e::report::{self, Samples};
+use seuss_e2e::runtime::Runtime;
+use seuss_e2e::tools::Version;
+use seuss_e2e::{command, need, paths, progress};
+
+#[derive(Parser)]
+#[command(about = "Runs benchmarks and writes target/bench/report.json", version)]
+struct Args {
+    /// Cases to run; all by default: pod_phases, guest.
+    #[arg(long)]
+    case: Vec<String>,
+    /// Runtimes to compare.
+    #[arg(long, value_delimiter = ',', default_value = "runc,crun,seuss")]
+    runtimes: Vec<Runtime>,
+    /// containerd series.
+    #[arg(long, default_value = "1.7")]
+    containerd: Version,
+    /// Pods per runtime.
+    #[arg(long, default_value_t = 25)]
+    runs: u32,
+}
+
+/// A benchmark case: its name in the report and the function that measures it.
+type Case = (&'static str, fn(&Args) -> Result<Map<String, Value>>);
+
+const CASES: [Case; 2] = [("pod_phases", pod_phases), ("guest", guest)];
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut failed = false;
+    for (name, measure) in CASES {
+        if !args.case.is_empty() && !args.case.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        progress::step(format!("benchmark {name}"));
+        match measure(&args).and_then(|body| report::merge(name, body)) {
+            Ok(path) => progress::detail(format!("written to {}", path.display())),
+            Err(error) => {
+                progress::warn(format!("benchmark {name}: {error:#}"));
+                failed = true;
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The phases of a pod that prints one line of Python. The runtimes take turns on one node, so that what changes on the
+/// machine meanwhile meets them all.
+fn pod_phases(args: &Args) -> Result<Map<String, Value>> {
+    let runtime = |wanted: Runtime| args.runtimes.contains(&wanted);
+    let with_shim = if runtime(Runtime::Seuss) { Runtime::Seuss } else { Runtime::Runc };
+    if let Some(reason) = need::missing_for_node(args.containerd, with_shim) {
+        anyhow::bail!("cannot run here: {reason}");
+    }
+    let node = Containerd::start(Options::for_runtime(args.containerd, with_shim)?)?;
+    node.import("pause")?;
+    let image = node.import("python")?;
+    let spec = ContainerSpec::new("main", &image)
+        .command(&["python3", "-c", "print('hello')"])
+        .memory_bytes(256 << 20);
+
+    let mut phases: BTreeMap<&str, BTreeMap<String, Samples>> = BTreeMap::new();
+    let mut errors: BTreeMap<&str, String> = BTreeMap::new();
+    for run in 0..=args.runs {
+        for runtime in &args.runtimes {
+            let name = runtime.handler();
+            if errors.contains_key(name) {
+                continue;
+            }
+            match run_pod(&node, *runtime, "bench", &spec) {
+                // The first run of each warms caches up.
+                Ok(_) if run == 0 => {}
+                Ok(pod) => {
+                    for (phase, duration) in pod.phases {
+                        let samples = phases.entry(name).or_default().entry(phase.to_owned()).or_default();
+                        samples.push(duration.as_secs_f64() * 1000.0);
+                    }
+                }
+                Err(error) => {
+                    progress::warn(format!("{name}: {error:#}"));
+                    errors.insert(name, format!("{error:#}"));
+                }
+            }
+        }
+    }
+    let mut runtimes = Map::new();
+    for (name, samples) in &phases {
+        for (phase, samples) in samples {
+            println!(
+                "{name:<6} {phase:<16} median {:>8.1} ms  p99 {:>8.1} ms",
+                samples.quantile(0.5),
+                samples.quantile(0.99)
+            );
+        }
+        runtimes.insert((*name).to_owned(), report::summaries(samples));
+    }
+    for (name, error) in errors {
+        runtimes.insert(name.to_owned(), json!({ "error": error }));
+    }
+    let mut body = Map::new();
+    body.insert("unit".into(), "ms".into());
+    body.insert(
+        "versions".into(),
+        Value::Object(node.tools().versions().into_iter().map(|(name, line)| (name, line.into())).collect()),
+    );
+    body.insert("runtimes".into(), Value::Object(runtimes));
+    Ok(body)
+}
+
+/// The microbenchmarks of the conformance suite, natively and in the guest.
+fn guest(_: &Args) -> Result<Map<String, Value>> {
+    let mut bench = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    bench.current_dir(paths::repository().join("guest/conformance"));
+    bench.args(["run", "--quiet", "--release", "--bin", "seuss-conformance", "--", "bench"]);
+    let text = command::output(&mut bench)?;
+    let mut rows = Vec::new();
+    for line in String::from_utf8_lossy(&text).lines().filter(|line| line.starts_with('{')) {
+        println!("{line}");
+        rows.push(serde_json::from_str::<Value>(line).with_context(|| format!("not a JSON object: {line}"))?);
+    }
+    let mut body = Map::new();
+    body.insert("rows".into(), Value::Array(rows));
+    Ok(body)
+}

@@ -1,0 +1,341 @@
+//! A private containerd: own directories, namespaces, network and cgroups; gone without a trace when dropped.
+//!
+//! [`Containerd::start`] gives a node that can run pods with runc, crun and the seuss shim. Errors and panics show the tail of
+//! containerd's log. `SEUSS_KEEP=1` keeps the node's directories.
+
+mod config;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cri::Cri;
+use crate::namespace::{Namespaces, Process};
+use crate::runtime::Runtime;
+use crate::tools::{Tools, Version};
+use crate::{command, image, paths, progress};
+
+/// How long containerd may take until it answers and its network is ready.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Lines of containerd's log that an error message carries.
+const LOG_TAIL_LINES: usize = 25;
+
+/// Characters of each of them.
+const LOG_LINE_CHARS: usize = 400;
+
+/// The snapshotter plugin of another process.
+#[derive(Clone, Debug)]
+pub struct ProxySnapshotter {
+    /// The name containerd knows it by; must not be a built-in snapshotter's.
+    pub name: String,
+    /// Its socket, as seen inside the node.
+    pub socket: PathBuf,
+}
+
+/// What a node is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The containerd series.
+    pub version: Version,
+    /// The directory that holds `containerd-shim-seuss-v2`, when the runtime is wanted.
+    pub shim_dir: Option<PathBuf>,
+    /// A proxy snapshotter, used for CRI containers instead of overlayfs.
+    pub snapshotter: Option<ProxySnapshotter>,
+}
+
+impl Options {
+    /// A node of one containerd series without the seuss runtime.
+    pub fn new(version: Version) -> Self {
+        Self { version, shim_dir: None, snapshotter: None }
+    }
+
+    /// A node that can run pods with `runtime`.
+    ///
+    /// # Errors
+    /// The seuss shim is missing and cannot be built.
+    pub fn for_runtime(version: Version, runtime: Runtime) -> Result<Self> {
+        let shim_dir = match runtime {
+            Runtime::Seuss => Some(crate::runtime::shim_dir()?),
+            Runtime::Runc | Runtime::Crun => None,
+        };
+        Ok(Self { shim_dir, ..Self::new(version) })
+    }
+}
+
+/// A running private containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    // Before the namespaces, so that its client goes first.
+    cri: Option<Cri>,
+    daemon: Option<Child>,
+    tools: Tools,
+    options: Options,
+    namespaces: Namespaces,
+}
+
+impl Containerd {
+    /// Starts one and waits until pods can be run.
+    ///
+    /// # Errors
+    /// Not root, packages missing, or containerd does not come up (the message carries its log).
+    pub fn start(options: Options) -> Result<Self> {
+        let tools = Tools::fetch(options.version)?;
+        let namespaces = Namespaces::create()?;
+        let mut node = Self { cri: None, daemon: None, tools, options, namespaces };
+        config::write(&node)?;
+        node.start_daemon()?;
+        Ok(node)
+    }
+
+    /// Starts the daemon again after [`Self::kill_daemon`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_daemon(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut daemon = self.command("containerd");
+        daemon.arg("--config").arg(self.config_path());
+        daemon.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.daemon = Some(daemon.spawn().context("cannot start containerd")?);
+        self.wait_ready().map_err(|error| self.explain(error))
+    }
+
+    /// Kills the daemon with SIGKILL; shims and containers stay.
+    ///
+    /// # Errors
+    /// The daemon does not run.
+    pub fn kill_daemon(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("containerd does not run")?;
+        self.cri = None;
+        for process in self.processes() {
+            if process.command.contains("containerd --config") {
+                kill(process.pid)?;
+            }
+        }
+        daemon.wait()?;
+        Ok(())
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_DEADLINE;
+        let mut last = String::from("no answer");
+        while Instant::now() < deadline {
+            if let Some(status) = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten()) {
+                bail!("containerd ended: {status}");
+            }
+            if self.socket().exists() {
+                match Cri::connect(&self.socket())
+                    .and_then(|cri| cri.not_ready().map(|reasons| (cri, reasons)))
+                {
+                    Ok((cri, reasons)) if reasons.is_empty() => {
+                        self.cri = Some(cri);
+                        return Ok(());
+                    }
+                    Ok((_, reasons)) => last = reasons.join("; "),
+                    Err(error) => last = format!("{error:#}"),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("containerd is not ready after {READY_DEADLINE:?}: {last}")
+    }
+
+    /// The CRI client.
+    ///
+    /// # Panics
+    /// The daemon has been killed and not started again.
+    pub fn cri(&self) -> &Cri {
+        self.cri.as_ref().expect("containerd runs")
+    }
+
+    /// The container tools of this node.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// What the node was made of.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The node's namespaces: processes, mounts, network, cgroups.
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// A command that runs inside the node with its tools on `PATH`.
+    pub fn command(&self, program: &str) -> Command {
+        let mut path = self.tools.search_path();
+        if let Some(dir) = &self.options.shim_dir {
+            path = format!("{}:{path}", dir.display());
+        }
+        let mut command = self.namespaces.command("env");
+        command.arg(format!("PATH={path}")).arg(program);
+        command
+    }
+
+    /// `ctr` inside the node, in containerd's namespace `namespace` ("k8s.io" is CRI's).
+    pub fn ctr(&self, namespace: &str) -> Command {
+        let mut ctr = self.command("ctr");
+        ctr.arg("--address").arg(self.socket()).args(["--namespace", namespace]);
+        ctr
+    }
+
+    /// Imports a test image into `namespace`, building it first when it is missing; returns its reference.
+    ///
+    /// # Errors
+    /// The image cannot be built or imported.
+    pub fn import_into(&self, namespace: &str, name: &str) -> Result<String> {
+        let archive = paths::image_archive(name);
+        if !archive.exists() {
+            image::build::build(&[name])?;
+        }
+        command::run(self.ctr(namespace).args(["image", "import"]).arg(archive))
+            .map_err(|error| self.explain(error))?;
+        Ok(image::oci::reference(name))
+    }
+
+    /// [`Self::import_into`] CRI's namespace.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn import(&self, name: &str) -> Result<String> {
+        self.import_into("k8s.io", name)
+    }
+
+    /// Processes inside, as the host sees them: containerd, shims, containers.
+    pub fn processes(&self) -> Vec<Process> {
+        self.namespaces.processes()
+    }
+
+    /// Everything a pod could have left: processes but containerd, mounts of containers, FIFOs, cgroups of containers,
+    /// network namespaces. Empty on a clean node.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left: Vec<String> = Vec::new();
+        for process in self.processes() {
+            if !process.command.contains("containerd --config") {
+                left.push(format!("process {} {}", process.pid, process.command));
+            }
+        }
+        for prefix in [
+            self.namespaces.state(),
+            self.namespaces.root(),
+            Path::new("/run/containerd"),
+            Path::new("/run/netns"),
+        ] {
+            let mounts = self.namespaces.mounts_below(prefix);
+            left.extend(
+                mounts
+                    .into_iter()
+                    .filter(|point| Path::new(point) != prefix)
+                    .map(|point| format!("mount {point}")),
+            );
+        }
+        for (kind, dir) in [("fifo", "/run/containerd/fifo"), ("socket", "/run/containerd/s")] {
+            let entries = fs::read_dir(self.namespaces.path(dir)).into_iter().flatten().flatten();
+            left.extend(entries.map(|entry| format!("{kind} {dir}/{}", entry.file_name().to_string_lossy())));
+        }
+        for cgroup in self.namespaces.cgroups().containers() {
+            // CRI and ctr keep their parent group.
+            if cgroup != "k8s.io" && cgroup != "default" {
+                left.push(format!("cgroup {cgroup}"));
+            }
+        }
+        left
+    }
+
+    /// Waits until nothing is left of the pods that ran.
+    ///
+    /// # Errors
+    /// Something is left after `timeout`; the message lists it.
+    pub fn expect_clean(&self, timeout: Duration) -> Result<()> {
+        self.expect_clean_except(&[], timeout)
+    }
+
+    /// [`Self::expect_clean`], but for the kinds of things (first words of [`Self::leftovers`]) that a runtime is known to
+    /// leave.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn expect_clean_except(&self, known: &[&str], timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let mut left = self.leftovers();
+            left.retain(|what| !known.iter().any(|kind| what.split(' ').next() == Some(*kind)));
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("left behind on the node:\n  {}", left.join("\n  "));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Adds the tail of containerd's log to an error.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let tail = self.log_tail();
+        anyhow::anyhow!("{error:#}\ncontainerd {} says:\n{tail}", self.options.version.name())
+    }
+
+    /// The last lines of containerd's log.
+    pub fn log_tail(&self) -> String {
+        let mut text = String::new();
+        if let Ok(mut log) = File::open(self.log_path()) {
+            let _ = log.read_to_string(&mut text);
+        }
+        let lines: Vec<&str> = text.lines().filter(|line| !line.contains("loading plugin")).collect();
+        let shown = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+        let cut = |line: &&str| format!("  | {}\n", line.chars().take(LOG_LINE_CHARS).collect::<String>());
+        shown.iter().map(cut).collect()
+    }
+
+    /// Where containerd's log goes.
+    pub fn log_path(&self) -> PathBuf {
+        self.namespaces.root().join("containerd.log")
+    }
+
+    /// containerd's socket, reachable from outside the node too.
+    pub fn socket(&self) -> PathBuf {
+        self.namespaces.state().join("containerd.sock")
+    }
+
+    /// Where pods' logs go (the parent of `log_directory`).
+    pub fn pod_logs(&self) -> PathBuf {
+        self.namespaces.root().join("pods")
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.namespaces.root().join("config.toml")
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            progress::warn(format!("the test failed; containerd {} says:", self.options.version.name()));
+            eprint!("{}", self.log_tail());
+        }
+        // The daemon's parent (nsenter) ends when the namespaces' init kills it; reap it after that.
+        self.cri = None;
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = kill(self.namespaces.init_pid());
+            let _ = daemon.wait();
+        }
+    }
+}
+
+/// Sends SIGKILL to a process this harness started.
+///
+/// # Errors
+/// No such process, or it belongs to somebody else.
+pub fn kill(pid: u32) -> Result<()> {
+    let raw = i32::try_from(pid)?;
+    let pid = rustix::process::Pid::from_raw(raw).context("a process id is positive")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).with_context(|| format!("kill {raw}"))
+}

@@ -1,0 +1,80 @@
+//! Host calls: what the guest asks of the VMM.
+//!
+//! The guest fills the [`Slot`], rings the doorbell (one VM exit) and finds `result` when it continues. The VMM copies the slot
+//! once, checks every field, and never blocks except in [`Op::Idle`]. A result below zero is a negated Linux errno;
+//! a malformed call ends the guest with an error that names it.
+
+/// The host-call slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Slot {
+    /// An [`Op`].
+    pub op: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Arguments; see [`Op`].
+    pub args: [u64; 6],
+    /// Written by the VMM.
+    pub result: i64,
+}
+
+/// One piece of guest memory in a vectored call: it must lie wholly inside the private window (reads into guest memory)
+/// or inside the private or an image window (writes out of it).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Segment {
+    /// Guest-physical address.
+    pub gpa: u64,
+    /// Length in bytes.
+    pub len_bytes: u64,
+}
+
+/// Most segments in one call.
+pub const SEGMENTS_MAX: usize = 256;
+
+/// Operations. Handles name descriptors of the VMM: 0, 1, 2 are the first process' stdin, stdout and stderr; others are
+/// announced by events.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// The guest is done. `args = [wait status of the first process (as wait(2) encodes it)]`. Does not return.
+    Exit = 1,
+    /// The library OS met an error that it cannot continue from. `args = [gpa of a UTF-8 message, length]`. Does not return.
+    Panic = 2,
+    /// Nothing is runnable. `args = [CLOCK_MONOTONIC deadline in ns, u64::MAX = none]`. Returns 0 when the event ring is not empty or the
+    /// deadline has passed.
+    Idle = 3,
+    /// Read from a handle, without blocking. `args = [handle, gpa of a Segment array, count]`. Returns bytes (0 = end of file) or -errno
+    /// (-EAGAIN: a [`crate::event::Kind::Ready`] event follows when it can be read).
+    Read = 4,
+    /// Write to a handle, without blocking. Arguments and result as [`Op::Read`].
+    Write = 5,
+    /// Close a handle. `args = [handle]`.
+    Close = 6,
+    /// A process that the VMM started with [`crate::event::Kind::Exec`] has ended. `args = [token, wait status]`.
+    Exited = 7,
+    /// A message for the log. `args = [level 1..=5 (error..trace), gpa, length]`. The VMM limits the rate.
+    Log = 8,
+    /// A process has started (`args = [token, guest pid]`) or could not (`args = [token, -errno as u64, gpa of a message, its length]`): the first one (token 0), which
+    /// ends the guest in that case, or one asked for by [`crate::event::Kind::Exec`].
+    Started = 9,
+}
+
+impl Op {
+    /// The operation with number `raw`.
+    #[must_use]
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Exit,
+            2 => Self::Panic,
+            3 => Self::Idle,
+            4 => Self::Read,
+            5 => Self::Write,
+            6 => Self::Close,
+            7 => Self::Exited,
+            8 => Self::Log,
+            9 => Self::Started,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! The communication window, page by page.
+//!
+//! | offset | what | writer |
+//! | --- | --- | --- |
+//! | 0x0000 | [`BootBlock`] | VMM before the first entry |
+//! | 0x1000 | [`Clock`] | VMM, seqlock |
+//! | 0x2000 | [`crate::call::Slot`] | guest, then VMM (`result`) |
+//! | 0x3000 | [`Control`] | both, field by field |
+//! | 0x4000 | [`crate::event::Ring`] | VMM produces, guest consumes |
+//! | 0x10000 | mailbox: process descriptions and other blobs from the VMM | VMM |
+//!
+//! All integers are little-endian; all fields are naturally aligned.
+
+use crate::layout::{COMM_SIZE, IMAGE_WINDOWS_MAX};
+
+/// Offset of the [`BootBlock`].
+pub const BOOT_OFFSET: u64 = 0x0000;
+/// Offset of the [`Clock`].
+pub const CLOCK_OFFSET: u64 = 0x1000;
+/// Offset of the host-call [`crate::call::Slot`].
+pub const SLOT_OFFSET: u64 = 0x2000;
+/// Offset of [`Control`].
+pub const CONTROL_OFFSET: u64 = 0x3000;
+/// Offset of the event [`crate::event::Ring`].
+pub const EVENTS_OFFSET: u64 = 0x4000;
+/// Offset of the mailbox.
+pub const MAILBOX_OFFSET: u64 = 0x10000;
+/// Size of the mailbox in bytes: the largest process description (argv, environment, injected files) that fits.
+pub const MAILBOX_SIZE: u64 = COMM_SIZE - MAILBOX_OFFSET;
+
+/// `BootBlock::magic`: "SEUSSBT1".
+pub const BOOT_MAGIC: u64 = u64::from_le_bytes(*b"SEUSSBT1");
+
+/// One read-only EROFS window.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImageWindow {
+    /// Guest-physical start, a multiple of the large page size.
+    pub gpa: u64,
+    /// Length in bytes, a multiple of the page size.
+    pub len_bytes: u64,
+}
+
+/// What a guest learns at entry. The mailbox holds the first process' [`crate::spec::ProcessSpec`] in its first
+/// `spec_len_bytes` bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BootBlock {
+    /// [`BOOT_MAGIC`].
+    pub magic: u64,
+    /// [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// Number of valid entries in `images`, base layer first.
+    pub image_count: u32,
+    /// Size of the private window in bytes, a multiple of the large page size.
+    pub private_bytes: u64,
+    /// Bytes at the start of the private window that hold the kernel image and the first page tables; the frame
+    /// allocator owns the rest. A multiple of the page size.
+    pub reserved_bytes: u64,
+    /// Guest-physical address of the first PML4.
+    pub pml4_gpa: u64,
+    /// Length of the first process description in the mailbox.
+    pub spec_len_bytes: u64,
+    /// Seed of the guest's random number generator, fresh for every guest and every restore.
+    pub seed: [u8; 64],
+    /// XCR0 as the VMM set it: which state components XSAVE saves.
+    pub xcr0: u64,
+    /// Bytes of the XSAVE area for `xcr0` (CPUID leaf 0xd, ebx), standard format.
+    pub xsave_bytes: u64,
+    /// EROFS windows.
+    pub images: [ImageWindow; IMAGE_WINDOWS_MAX],
+}
+
+/// The clock page. Times in nanoseconds; `tsc` is what `rdtsc` shows in the guest.
+///
+/// `monotonic_ns(t) = base_monotonic_ns + ((t - base_tsc) * mult >> shift)`, in 128-bit arithmetic;
+/// `realtime_ns(t) = monotonic_ns(t) + realtime_offset_ns`. A reader takes `sequence` (even), reads, and checks that it is unchanged.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// Seqlock: odd while the VMM writes.
+    pub sequence: u32,
+    /// Right shift after the multiplication.
+    pub shift: u32,
+    /// Multiplier from TSC ticks to nanoseconds.
+    pub mult: u64,
+    /// TSC value at the base.
+    pub base_tsc: u64,
+    /// CLOCK_MONOTONIC at the base.
+    pub base_monotonic_ns: u64,
+    /// CLOCK_REALTIME minus CLOCK_MONOTONIC.
+    pub realtime_offset_ns: i64,
+    /// CLOCK_BOOTTIME minus CLOCK_MONOTONIC.
+    pub boottime_offset_ns: i64,
+}
+
+impl Clock {
+    /// Nanoseconds of CLOCK_MONOTONIC at TSC value `tsc`.
+    #[must_use]
+    pub fn monotonic_ns(&self, tsc: u64) -> u64 {
+        let delta = u128::from(tsc.saturating_sub(self.base_tsc));
+        let scaled = (delta * u128::from(self.mult)) >> (self.shift & 127);
+        self.base_monotonic_ns.wrapping_add(scaled as u64)
+    }
+}
+
+/// Words that both sides watch. The VMM reads them after an exit, the guest before it returns to the application.
+///
+/// **Preemption.** When the VMM wants the guest's attention it sets `attention` to 1 and kicks the vCPU out of KVM_RUN. If
+/// `rip` then lies outside `KERNEL_BASE..KERNEL_END` and CPL is 3, the VMM stores rip, rsp and rflags in the `upcall_*` fields,
+/// sets rip to `ENTRY_UPCALL` and rflags to `RFLAGS`, and enters; all other registers keep the application's values. Otherwise the library OS is
+/// running: the VMM leaves it alone, and kicks again after 100 us if `attention` is still 1 (the flag may have been set after the library OS's last look).
+/// The guest writes 0 when it takes notice.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Control {
+    /// VMM to guest: 1 = look at the event ring and the clock.
+    pub attention: u32,
+    /// Guest to VMM: 1 while more than one thread is runnable, so that a tick should interrupt it.
+    pub wants_tick: u32,
+    /// Guest to VMM: CLOCK_MONOTONIC time at which the guest wants an upcall while it runs; `u64::MAX` = never.
+    pub next_event_ns: u64,
+    /// Interrupted instruction.
+    pub upcall_rip: u64,
+    /// Interrupted stack pointer.
+    pub upcall_rsp: u64,
+    /// Interrupted flags.
+    pub upcall_rflags: u64,
+    /// Counters that the guest keeps for the VMM's statistics: page faults by kind (demand, native copy-on-write, snapshot copy-on-write).
+    pub faults: [u64; 3],
+    /// System calls served.
+    pub syscalls: u64,
+    /// Context switches between threads.
+    pub switches: u64,
+    /// Frames in use (of the private window, without the reserved part), in pages.
+    pub used_pages: u64,
+    /// Live processes and threads.
+    pub processes: u32,
+    /// Live threads.
+    pub threads: u32,
+    /// Processes killed because memory was used up.
+    pub oom_kills: u64,
+}
+
+const _: () = {
+    assert!(size_of::<BootBlock>() <= 0x1000);
+    assert!(size_of::<Clock>() <= 0x1000);
+    assert!(size_of::<crate::call::Slot>() <= 0x1000);
+    assert!(size_of::<Control>() <= 0x1000);
+    assert!(EVENTS_OFFSET + size_of::<crate::event::Ring>() as u64 <= MAILBOX_OFFSET);
+};

@@ -1,0 +1,91 @@
+//! From the first instruction to the first thread, and the way from the entry code into the library OS.
+
+use crate::machine::{Comm, Vcpu};
+use crate::{entry, heap};
+use alloc::rc::Rc;
+use alloc::vec;
+use core::cell::OnceCell;
+use seuss_abi::comm::{BOOT_MAGIC, MAILBOX_SIZE};
+use seuss_abi::layout::{DIRECT_BASE, IMAGE_WINDOWS_MAX, PRIVATE_GPA};
+use seuss_abi::{ABI_VERSION, spec::ProcessSpec};
+use seuss_kernel::kernel::schedule::Trap;
+use seuss_kernel::kernel::{Boot, Config, Kernel, THREADS_MAX_DEFAULT};
+use seuss_kernel::machine::Machine;
+use seuss_kernel::mem::frames::Frames;
+use seuss_kernel::task::thread::Context;
+
+/// Bytes of the heap that exist before the frame allocator does: its tables (four bytes and a bit for each frame) and some more.
+fn first_heap_bytes(private_bytes: u64) -> u64 {
+    (private_bytes / 4096 * 5 + (512 << 10)).next_multiple_of(4096)
+}
+
+struct Global(OnceCell<Kernel>);
+
+// SAFETY: one vCPU, and the library OS is not preempted.
+unsafe impl Sync for Global {}
+
+static KERNEL: Global = Global(OnceCell::new());
+
+fn kernel() -> &'static Kernel {
+    KERNEL.0.get().expect("the library OS is up")
+}
+
+/// The first entry of a guest.
+pub(crate) extern "C" fn boot() -> *mut Context {
+    entry::write_tables();
+    let block = Comm.boot_block();
+    assert!(block.magic == BOOT_MAGIC, "the boot block has no magic number");
+    assert!(
+        block.abi_version == ABI_VERSION,
+        "the VMM speaks ABI version {}, this image {ABI_VERSION}",
+        block.abi_version
+    );
+    let heap_bytes = first_heap_bytes(block.private_bytes);
+    let reserved = block.reserved_bytes + heap_bytes;
+    assert!(reserved < block.private_bytes, "{} bytes of memory are too few", block.private_bytes);
+    // SAFETY: the direct map covers the private window, and what lies behind the reserved part is free.
+    unsafe { heap::start(DIRECT_BASE + PRIVATE_GPA + block.reserved_bytes, heap_bytes as usize) };
+    // SAFETY: likewise; the heap's part is told as reserved.
+    let frames = unsafe { Frames::new(DIRECT_BASE, PRIVATE_GPA, block.private_bytes, reserved) };
+    heap::grow_from(&frames);
+
+    let machine = Rc::new(Vcpu { xcr0: block.xcr0 });
+    let mut blob = vec![0; block.spec_len_bytes.min(MAILBOX_SIZE) as usize];
+    machine.read_mailbox(&mut blob);
+    let spec = ProcessSpec::decode(&blob).unwrap_or_else(|error| panic!("{error}"));
+    let windows = &block.images[..(block.image_count as usize).min(IMAGE_WINDOWS_MAX)];
+    let config = Config {
+        template_pml4: block.pml4_gpa,
+        xcr0: block.xcr0,
+        xsave_bytes: block.xsave_bytes,
+        threads_max: if spec.nproc == 0 { THREADS_MAX_DEFAULT } else { spec.nproc as usize },
+        memory_bytes: block.private_bytes,
+    };
+    let boot = Boot { machine, frames, seed: block.seed, images: windows, config };
+    let kernel = Kernel::boot(boot, &spec);
+    KERNEL.0.get_or_init(|| kernel).on_boot()
+}
+
+/// A system call.
+pub(crate) extern "C" fn on_syscall() -> *mut Context {
+    kernel().on_syscall()
+}
+
+/// A trap of the application.
+pub(crate) extern "C" fn on_trap(vector: u64, error: u64) -> *mut Context {
+    let address = if vector == 14 { entry::fault_address() } else { 0 };
+    kernel().on_trap(Trap { vector, error, address })
+}
+
+/// An interruption by the VMM.
+pub(crate) extern "C" fn on_upcall() -> *mut Context {
+    let (rip, rsp, rflags) = Comm.upcall_frame();
+    let kernel = kernel();
+    if let Some(thread) = kernel.current() {
+        thread.with_context(|context| {
+            let registers = &mut context.registers;
+            (registers.rip, registers.rsp, registers.rflags) = (rip, rsp, rflags);
+        });
+    }
+    kernel.on_upcall()
+}

@@ -1,0 +1,284 @@
+//! open(2): from a path, or a node, to a description; and the behaviour of regular files and directories.
+
+use super::access::Access;
+use super::data::Data;
+use super::directory::DirEntry;
+use super::file::{Allocation, File, FileOps, Whence, flags};
+use super::node::{Kind, Node, S_IFDIR, S_IFREG};
+use super::pipe::{PipeEnd, fifo_of};
+use super::walk::Context;
+use crate::errno::{Errno, Result};
+use crate::mem::pager::Pager;
+use crate::mem::user::{Sink, Source};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use flags::{
+    O_ACCMODE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOATIME, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_TMPFILE,
+    O_TRUNC, O_WRONLY,
+};
+
+/// Flags that count with O_PATH.
+const PATH_FLAGS: u32 = O_PATH | O_DIRECTORY | O_NOFOLLOW | flags::O_CLOEXEC;
+
+impl Context<'_> {
+    /// openat(2): open `path` from `start`, making it with permissions `mode` if O_CREAT says so. A FIFO that has no other end yet is opened all
+    /// the same; the caller waits (fifo(7)).
+    ///
+    /// # Errors
+    /// Those of open(2), but ENFILE and EMFILE.
+    pub fn open(&self, start: &Rc<Node>, path: &[u8], flags: u32, mode: u32) -> Result<Rc<File>> {
+        let flags = if flags & O_PATH != 0 { flags & PATH_FLAGS } else { flags };
+        if flags & O_TMPFILE != 0 {
+            return self.open_unnamed(start, path, flags, mode);
+        }
+        let follow = flags & O_NOFOLLOW == 0;
+        if flags & O_CREAT == 0 {
+            let node = self.walk(start, path, follow)?;
+            return self.open_node(&node, flags);
+        }
+        if flags & O_DIRECTORY != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let exclusive = flags & O_EXCL != 0;
+        let place = self.walk_for_creation(start, path, follow && !exclusive)?;
+        match place.node {
+            Some(_) if exclusive => Err(Errno::EEXIST),
+            Some(node) => self.open_node(&node, flags),
+            None => {
+                let mode = S_IFREG | mode & 0o7777;
+                let node = self.make(&place.directory, &place.name, mode, Kind::Regular(Data::empty()))?;
+                // The maker may use it as asked, whatever its mode says.
+                Ok(File::new(node.clone(), node, flags))
+            }
+        }
+    }
+
+    fn open_unnamed(&self, start: &Rc<Node>, path: &[u8], flags: u32, mode: u32) -> Result<Rc<File>> {
+        if flags & O_DIRECTORY == 0 || flags & O_ACCMODE == O_RDONLY {
+            return Err(Errno::EINVAL);
+        }
+        let directory = self.walk(start, path, true)?;
+        if !directory.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        directory.check_writable()?;
+        self.subject.check(&directory, Access::WRITE | Access::EXECUTE)?;
+        if !matches!(directory.fs().kind.name, "overlay" | "tmpfs") {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        directory.fs().env.check_space()?;
+        let node = self.unnamed(&directory, S_IFREG | mode & 0o7777, Kind::Regular(Data::empty()));
+        node.set_nlink(0);
+        node.set_location(&directory, alloc::format!("#{}", node.ino()).into_bytes().into());
+        Ok(File::new(node.clone(), node, flags & !(O_TMPFILE | O_DIRECTORY)))
+    }
+
+    /// Open a node that exists.
+    ///
+    /// # Errors
+    /// Those of open(2) that do not come from the path.
+    pub fn open_node(&self, node: &Rc<Node>, flags: u32) -> Result<Rc<File>> {
+        if flags & O_DIRECTORY != 0 && !node.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        if flags & O_PATH != 0 {
+            return Ok(File::new(node.clone(), Rc::new(PathOnly), flags & PATH_FLAGS));
+        }
+        if node.is_symlink() {
+            return Err(Errno::ELOOP);
+        }
+        let mode = flags & O_ACCMODE;
+        let writes = mode != O_RDONLY || flags & O_TRUNC != 0;
+        if node.is_directory() && (writes || flags & O_CREAT != 0) {
+            return Err(Errno::EISDIR);
+        }
+        let mut wanted = Access::empty();
+        if mode != O_WRONLY {
+            wanted |= Access::READ;
+        }
+        if writes {
+            wanted |= Access::WRITE;
+        }
+        self.subject.check(node, wanted)?;
+        if flags & O_NOATIME != 0 && !self.subject.owns(node) {
+            return Err(Errno::EPERM);
+        }
+        let ops: Rc<dyn FileOps> = match node.kind() {
+            Kind::Regular(_) => {
+                if writes {
+                    node.check_writable()?;
+                }
+                if flags & O_TRUNC != 0 {
+                    node.resize(0)?;
+                }
+                node.clone()
+            }
+            Kind::Directory(_) => Rc::new(DirectoryFile::new(node, self)?),
+            Kind::Fifo(_) => {
+                let pipe = fifo_of(node)?;
+                if mode == O_WRONLY && flags & O_NONBLOCK != 0 && !pipe.is_open().0 {
+                    return Err(Errno::ENXIO);
+                }
+                PipeEnd::new(&pipe, flags)
+            }
+            Kind::Device(device) => super::device::open(*device, node, flags, self)?,
+            Kind::Generated(generated) => generated.open(node, flags, self)?,
+            Kind::Symlink(_) => return Err(Errno::ELOOP),
+            Kind::Socket(_) | Kind::Anonymous => return Err(Errno::ENXIO),
+        };
+        Ok(File::new(node.clone(), ops, flags))
+    }
+}
+
+/// A description opened with O_PATH.
+struct PathOnly;
+
+impl FileOps for PathOnly {}
+
+/// Regular files: the node itself is the behaviour.
+impl FileOps for Node {
+    fn read(&self, _file: &File, offset: u64, sink: &mut dyn Sink) -> Result<usize> {
+        self.data()?.read(&self.fs().env.frames, offset, sink)
+    }
+
+    fn write(&self, _file: &File, offset: u64, source: &mut dyn Source) -> Result<usize> {
+        if source.remaining() == 0 {
+            return Ok(0);
+        }
+        let data = self.data()?;
+        data.check_seals(offset.saturating_add(source.remaining() as u64))?;
+        let count = data.write(&self.fs().env.frames, offset, source)?;
+        self.drop_set_ids();
+        self.touch_modify();
+        Ok(count)
+    }
+
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
+        let data = self.data()?;
+        let base = match whence {
+            Whence::Start => 0,
+            Whence::Current => file.offset(),
+            Whence::End => data.size(),
+            Whence::Data | Whence::Hole => {
+                let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+                return data.seek_extent(offset, whence == Whence::Data);
+            }
+        };
+        base.checked_add_signed(offset).ok_or(Errno::EINVAL)
+    }
+
+    fn pager(&self, file: &File) -> Result<Rc<dyn Pager>> {
+        Ok(file.node().clone())
+    }
+
+    fn bytes_readable(&self, file: &File) -> Result<u64> {
+        Ok(self.size().saturating_sub(file.offset()))
+    }
+
+    fn truncate(&self, _file: &File, size: u64) -> Result {
+        self.data()?.check_seals_resize(size)?;
+        self.resize(size)
+    }
+
+    fn allocate(&self, _file: &File, offset: u64, len: u64, how: Allocation) -> Result {
+        let data = self.data()?;
+        let frames = &self.fs().env.frames;
+        let end = offset.checked_add(len).filter(|end| *end <= super::data::SIZE_MAX).ok_or(Errno::EFBIG)?;
+        let (keep_size, zero) = match how {
+            Allocation::Reserve { keep_size } => (keep_size, false),
+            Allocation::Zero { keep_size } => (keep_size, true),
+        };
+        data.check_seals(if keep_size { offset } else { end })?;
+        if zero {
+            data.punch(frames, offset, end.min(data.size()))?;
+        } else if len.div_ceil(seuss_abi::layout::PAGE_SIZE) > frames.available() as u64 {
+            return Err(Errno::ENOSPC);
+        }
+        if !keep_size && end > data.size() {
+            data.truncate(frames, end)?;
+        }
+        self.touch_modify();
+        Ok(())
+    }
+
+    fn sync(&self, _file: &File) -> Result {
+        Ok(())
+    }
+}
+
+/// An open directory: its listing is taken when it is first read, and again after a rewind.
+pub struct DirectoryFile {
+    node: Rc<Node>,
+    listing: RefCell<Option<Vec<DirEntry>>>,
+    /// What generated directories list, taken when they are opened.
+    generated: Option<Vec<DirEntry>>,
+}
+
+impl DirectoryFile {
+    fn new(node: &Rc<Node>, context: &Context<'_>) -> Result<Self> {
+        let generated =
+            if node.directory()?.is_provided() { Some(node.list(context.processes)?) } else { None };
+        Ok(Self { node: node.clone(), listing: RefCell::default(), generated })
+    }
+}
+
+impl FileOps for DirectoryFile {
+    fn read(&self, _file: &File, _offset: u64, _sink: &mut dyn Sink) -> Result<usize> {
+        Err(Errno::EISDIR)
+    }
+
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn seek(&self, file: &File, offset: i64, whence: Whence) -> Result<u64> {
+        let base = match whence {
+            Whence::Start => 0,
+            Whence::Current => file.offset(),
+            Whence::End | Whence::Data | Whence::Hole => return Err(Errno::EINVAL),
+        };
+        let offset = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
+        if offset == 0 {
+            self.listing.replace(None);
+        }
+        Ok(offset)
+    }
+
+    fn list(&self, file: &File, emit: &mut dyn FnMut(&DirEntry, u64) -> bool) -> Result {
+        if self.node.nlink() == 0 {
+            return Err(Errno::ENOENT);
+        }
+        if self.listing.borrow().is_none() {
+            let mut listing = Vec::new();
+            let parent = self.node.parent().unwrap_or_else(|| self.node.clone());
+            let special = |name: &[u8], ino| DirEntry { name: name.into(), ino, kind: (S_IFDIR >> 12) as u8 };
+            listing.push(special(b".", self.node.ino()));
+            listing.push(special(b"..", parent.ino()));
+            match &self.generated {
+                Some(generated) => listing.extend_from_slice(generated),
+                None => listing.extend(self.node.list_stored_entries()?),
+            }
+            self.listing.replace(Some(listing));
+        }
+        let listing = self.listing.borrow();
+        let Some(listing) = &*listing else { return Ok(()) };
+        let mut at = file.offset();
+        while let Some(entry) = usize::try_from(at).ok().and_then(|index| listing.get(index)) {
+            if !emit(entry, at + 1) {
+                break;
+            }
+            at += 1;
+            file.set_offset(at);
+        }
+        Ok(())
+    }
+
+    fn sync(&self, _file: &File) -> Result {
+        Ok(())
+    }
+}

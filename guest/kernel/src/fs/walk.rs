@@ -1,0 +1,235 @@
+//! Path resolution (path_resolution(7)).
+
+use super::access::{Access, Subject};
+use super::node::{Node, Target};
+use super::proc::ProcessInfo;
+use crate::errno::{Errno, Result};
+use alloc::borrow::Cow;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+/// Most symbolic links in one resolution.
+pub const LINKS_MAX: u32 = 40;
+
+/// Who resolves a path, and from where.
+#[derive(Clone)]
+pub struct Context<'a> {
+    /// Whose permissions count.
+    pub subject: Subject<'a>,
+    /// Where absolute paths start, and where `..` stops.
+    pub root: Rc<Node>,
+    /// Where relative paths start.
+    pub cwd: Rc<Node>,
+    /// Permission bits that new nodes do not get.
+    pub umask: u32,
+    /// What /proc shows.
+    pub processes: &'a dyn ProcessInfo,
+}
+
+/// The last component of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last<'p> {
+    /// A name.
+    Name(&'p [u8]),
+    /// `.`
+    Dot,
+    /// `..`
+    DotDot,
+    /// The path has no component: the root.
+    Root,
+}
+
+/// A path without its last component.
+#[derive(Debug)]
+pub struct Parent<'p> {
+    /// The directory that the last component is looked up in.
+    pub directory: Rc<Node>,
+    /// The last component.
+    pub last: Last<'p>,
+    /// Whether slashes follow it: it must be a directory.
+    pub trailing_slash: bool,
+}
+
+impl<'p> Parent<'p> {
+    /// The last component as a name to make or remove.
+    ///
+    /// # Errors
+    /// `special` if it is none.
+    pub fn name(&self, special: Errno) -> Result<&'p [u8]> {
+        if let Last::Name(name) = self.last { Ok(name) } else { Err(special) }
+    }
+}
+
+fn trim_start(path: &[u8]) -> &[u8] {
+    let slashes = path.iter().take_while(|byte| **byte == b'/').count();
+    &path[slashes..]
+}
+
+impl Context<'_> {
+    /// Where `path` starts: at the root, or at `start`.
+    fn origin(&self, start: &Rc<Node>, path: &[u8]) -> Rc<Node> {
+        if path.first() == Some(&b'/') { self.root.clone() } else { start.clone() }
+    }
+
+    /// The parent of `node`, not above the root.
+    fn above(&self, node: &Rc<Node>) -> Result<Rc<Node>> {
+        if Rc::ptr_eq(node, &self.root) {
+            return Ok(node.clone());
+        }
+        match node.parent() {
+            Some(parent) => Ok(parent),
+            // The top of the tree is its own parent; a removed directory whose parent is gone has none.
+            None if node.nlink() != 0 => Ok(node.clone()),
+            None => Err(Errno::ENOENT),
+        }
+    }
+
+    /// One step: the node behind a component of a directory.
+    ///
+    /// # Errors
+    /// ENOTDIR, EACCES, ENOENT, ENAMETOOLONG, EIO.
+    pub fn step(&self, directory: &Rc<Node>, name: &[u8]) -> Result<Rc<Node>> {
+        if !directory.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        self.subject.check(directory, Access::EXECUTE)?;
+        match name {
+            b"." => Ok(directory.clone()),
+            b".." => self.above(directory),
+            _ => directory.lookup(name, self.processes),
+        }
+    }
+
+    /// The node that `path` leads to, from `start` if it is relative. A link in the last place is followed if `follow`.
+    ///
+    /// # Errors
+    /// ENOENT (also for an empty path), ENOTDIR, EACCES, ELOOP, ENAMETOOLONG, EIO.
+    pub fn walk(&self, start: &Rc<Node>, path: &[u8], follow: bool) -> Result<Rc<Node>> {
+        if path.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        self.walk_counted(start, path, follow, &mut 0)
+    }
+
+    fn walk_counted(&self, start: &Rc<Node>, path: &[u8], follow: bool, links: &mut u32) -> Result<Rc<Node>> {
+        let mut at = self.origin(start, path);
+        let mut rest: Cow<'_, [u8]> = Cow::Borrowed(path);
+        let mut position = 0;
+        loop {
+            let remaining = trim_start(&rest[position..]);
+            if remaining.is_empty() {
+                let wants_directory = rest.last() == Some(&b'/');
+                return if wants_directory && !at.is_directory() { Err(Errno::ENOTDIR) } else { Ok(at) };
+            }
+            let begin = rest.len() - remaining.len();
+            let len = remaining.iter().position(|byte| *byte == b'/').unwrap_or(remaining.len());
+            let name = &remaining[..len];
+            let node = self.step(&at, name)?;
+            position = begin + len;
+            let is_last = position == rest.len();
+            if !node.is_symlink() || (is_last && !follow) {
+                at = node;
+                continue;
+            }
+            *links += 1;
+            if *links > LINKS_MAX {
+                return Err(Errno::ELOOP);
+            }
+            match node.target(self)? {
+                Target::Node(node, _) => at = node,
+                Target::Path(target) => {
+                    if target.is_empty() {
+                        return Err(Errno::ENOENT);
+                    }
+                    at = self.origin(&at, &target);
+                    let mut longer = Vec::with_capacity(target.len() + rest.len() - position);
+                    longer.extend_from_slice(&target);
+                    longer.extend_from_slice(&rest[position..]);
+                    rest = Cow::Owned(longer);
+                    position = 0;
+                }
+            }
+        }
+    }
+
+    /// The directory that holds the last component of `path`, and that component.
+    ///
+    /// # Errors
+    /// As [`Self::walk`].
+    pub fn walk_parent<'p>(&self, start: &Rc<Node>, path: &'p [u8]) -> Result<Parent<'p>> {
+        self.walk_parent_counted(start, path, &mut 0)
+    }
+
+    fn walk_parent_counted<'p>(&self, start: &Rc<Node>, path: &'p [u8], links: &mut u32) -> Result<Parent<'p>> {
+        if path.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
+        let trailing_slash = end != path.len();
+        let begin = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let directory = if begin == 0 {
+            self.origin(start, path)
+        } else {
+            self.walk_counted(start, &path[..begin], true, links)?
+        };
+        let last = match &path[begin..end] {
+            b"" => Last::Root,
+            b"." => Last::Dot,
+            b".." => Last::DotDot,
+            name => Last::Name(name),
+        };
+        if !directory.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        Ok(Parent { directory, last, trailing_slash })
+    }
+
+    /// As [`Self::walk_parent`] for a regular file that may be made: while the last component is a link, it is followed (if `follow`), so that
+    /// what comes back is the place of the file itself (directory and name), and its node if it exists.
+    ///
+    /// # Errors
+    /// As [`Self::walk`]; EISDIR if the path can only be a directory's.
+    pub fn walk_for_creation(&self, start: &Rc<Node>, path: &[u8], follow: bool) -> Result<Place> {
+        let mut links = 0;
+        let mut start = start.clone();
+        let mut path: Cow<'_, [u8]> = Cow::Borrowed(path);
+        loop {
+            let parent = self.walk_parent_counted(&start, &path, &mut links)?;
+            let name = parent.name(Errno::EISDIR)?;
+            if parent.trailing_slash {
+                return Err(Errno::EISDIR);
+            }
+            let node = match self.step(&parent.directory, name) {
+                Ok(node) => Some(node),
+                Err(Errno::ENOENT) => None,
+                Err(errno) => return Err(errno),
+            };
+            let Some(link) = node.as_ref().filter(|node| follow && node.is_symlink()) else {
+                return Ok(Place { name: name.to_vec(), directory: parent.directory, node });
+            };
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(Errno::ELOOP);
+            }
+            match link.target(self)? {
+                Target::Node(node, _) => {
+                    return Ok(Place { name: name.to_vec(), directory: parent.directory, node: Some(node) });
+                }
+                Target::Path(target) => {
+                    start = parent.directory;
+                    path = Cow::Owned(target.to_vec());
+                }
+            }
+        }
+    }
+}
+
+/// Where a file is, or can be made.
+pub struct Place {
+    /// The directory.
+    pub directory: Rc<Node>,
+    /// The name in it.
+    pub name: Vec<u8>,
+    /// The node of that name.
+    pub node: Option<Rc<Node>>,
+}

@@ -1,0 +1,220 @@
+//! The library OS as a whole: its state, and the three ways into it (system call, trap, upcall).
+//!
+//! All state has interior mutability; nothing here is ever re-entered, since the vCPU is one and the kernel is not preempted. A `RefCell` is
+//! borrowed only for as long as one statement, so that no borrow spans a call into another part.
+
+pub mod deliver;
+pub mod events;
+pub mod info;
+pub mod life;
+pub mod schedule;
+pub mod spawn;
+pub mod timers;
+
+use crate::errno::{Errno, Result};
+use crate::fs::{Env, Fs};
+use crate::machine::{Counters, Machine};
+use crate::mem::frames::{Frames, Gpa};
+use crate::mem::space::Space;
+use crate::random::Random;
+use crate::task::futex::Futexes;
+use crate::task::process::{Pid, Process};
+use crate::task::thread::Thread;
+use crate::wait::{Tid, Woken};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use seuss_abi::comm::ImageWindow;
+use seuss_abi::spec::ProcessSpec;
+use timers::Timers;
+
+/// What does not change while the guest runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A PML4 with the library OS's part.
+    pub template_pml4: Gpa,
+    /// XCR0.
+    pub xcr0: u64,
+    /// Bytes of an XSAVE area.
+    pub xsave_bytes: u64,
+    /// Most threads and processes.
+    pub threads_max: usize,
+    /// Memory limit in bytes, for /proc/meminfo.
+    pub memory_bytes: u64,
+}
+
+/// Default limit of threads and processes of one guest.
+pub const THREADS_MAX_DEFAULT: usize = 4096;
+/// Frames that applications cannot have, so that the library OS can always finish what it has begun: 1/64 of memory, at least 1 MiB.
+pub(crate) fn reserve_pages(total: usize) -> usize {
+    (total / 64).max(256)
+}
+
+/// What a library OS boots from.
+pub struct Boot<'a> {
+    /// The machine.
+    pub machine: Rc<dyn Machine>,
+    /// Physical memory.
+    pub frames: Frames,
+    /// Seed of the random number generator.
+    pub seed: [u8; 64],
+    /// EROFS windows, base layer first.
+    pub images: &'a [ImageWindow],
+    /// What does not change.
+    pub config: Config,
+}
+
+/// The library OS.
+pub struct Kernel {
+    /// Privileged operations and host calls.
+    pub machine: Rc<dyn Machine>,
+    /// Physical memory.
+    pub frames: Frames,
+    /// Threads that were woken.
+    pub woken: Woken,
+    /// The file systems.
+    pub fs: Fs,
+    /// Futex waiters.
+    pub futexes: Futexes,
+    /// Everything with a deadline.
+    pub timers: Timers,
+    /// The random number generator.
+    pub random: Rc<Random>,
+    /// What does not change.
+    pub config: Config,
+    /// Host name.
+    pub hostname: RefCell<Vec<u8>>,
+    /// Domain name.
+    pub domainname: RefCell<Vec<u8>>,
+    /// When the guest started (CLOCK_MONOTONIC).
+    pub started_ns: u64,
+    /// Counters.
+    pub counters: Cell<Counters>,
+    threads: RefCell<BTreeMap<Tid, Rc<Thread>>>,
+    processes: RefCell<BTreeMap<Pid, Rc<Process>>>,
+    run_queue: RefCell<VecDeque<Tid>>,
+    next_tid: Cell<Tid>,
+    current: RefCell<Option<Rc<Thread>>>,
+    /// The thread whose extended state is in the CPU.
+    extended_owner: Cell<Tid>,
+    /// The address space in CR3, kept alive while it is.
+    loaded: RefCell<Option<Rc<RefCell<Space>>>>,
+    /// TSC when the current thread last started to run.
+    slice_start: Cell<u64>,
+    /// The current thread wants others to run first.
+    yielding: Cell<bool>,
+}
+
+impl Kernel {
+    /// Mount the file systems.
+    ///
+    /// # Errors
+    /// What is wrong with the image, and the machine to tell it with.
+    fn mount(boot: Boot<'_>, spec: &ProcessSpec) -> core::result::Result<Self, (Rc<dyn Machine>, String)> {
+        let Boot { machine, frames, seed, images, config } = boot;
+        frames.set_reserve(reserve_pages(frames.total()));
+        let woken = Woken::default();
+        let random = Rc::new(Random::new(&seed));
+        let env = Env::new(&frames, machine.clone(), &woken);
+        env.set_random(&random);
+        let mounted = Fs::new(&env, images).and_then(|fs| {
+            fs.inject(&spec.files)?;
+            Ok(fs)
+        });
+        let fs = match mounted {
+            Ok(fs) => fs,
+            Err(error) => return Err((machine, error.to_string())),
+        };
+        let started_ns = machine.monotonic_ns();
+        let slice_start = machine.tsc();
+        Ok(Self {
+            fs,
+            machine,
+            frames,
+            woken,
+            futexes: Futexes::default(),
+            timers: Timers::default(),
+            random,
+            config,
+            hostname: RefCell::new(b"seuss".to_vec()),
+            domainname: RefCell::new(b"(none)".to_vec()),
+            started_ns,
+            counters: Cell::default(),
+            threads: RefCell::default(),
+            processes: RefCell::default(),
+            run_queue: RefCell::default(),
+            next_tid: Cell::new(1),
+            current: RefCell::default(),
+            extended_owner: Cell::new(0),
+            loaded: RefCell::default(),
+            slice_start: Cell::new(slice_start),
+            yielding: Cell::new(false),
+        })
+    }
+
+    /// The thread with this id.
+    #[must_use]
+    pub fn thread(&self, tid: Tid) -> Option<Rc<Thread>> {
+        self.threads.borrow().get(&tid).cloned()
+    }
+
+    /// The process with this id, zombies included.
+    #[must_use]
+    pub fn process(&self, pid: Pid) -> Option<Rc<Process>> {
+        self.processes.borrow().get(&pid).cloned()
+    }
+
+    /// All processes, zombies included.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Rc<Process>> {
+        self.processes.borrow().values().cloned().collect()
+    }
+
+    /// The process that the VMM calls `token` (0 = the first).
+    #[must_use]
+    pub fn process_of_token(&self, token: u32) -> Option<Rc<Process>> {
+        self.processes.borrow().values().find(|process| process.token == Some(token) && !process.is_zombie()).cloned()
+    }
+
+    /// The thread that made the current system call or trap.
+    #[must_use]
+    pub fn current(&self) -> Option<Rc<Thread>> {
+        self.current.borrow().clone()
+    }
+
+    /// Threads alive.
+    #[must_use]
+    pub fn thread_count(&self) -> usize {
+        self.threads.borrow().len()
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Counters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// A process or thread id that is not in use; ids are reused late.
+    ///
+    /// # Errors
+    /// EAGAIN when the guest has as many threads as it may.
+    pub fn allocate_tid(&self) -> Result<Tid> {
+        const PID_MAX: Tid = 4 << 20;
+        if self.thread_count() + self.zombies() >= self.config.threads_max {
+            return Err(Errno::EAGAIN);
+        }
+        loop {
+            let tid = self.next_tid.get();
+            self.next_tid.set(if tid + 1 >= PID_MAX { 2 } else { tid + 1 });
+            if !self.threads.borrow().contains_key(&tid) && !self.processes.borrow().contains_key(&tid) {
+                return Ok(tid);
+            }
+        }
+    }
+
+    fn zombies(&self) -> usize {
+        self.processes.borrow().values().filter(|process| process.is_zombie()).count()
+    }
+}

@@ -1,0 +1,424 @@
+//! Entries into the library OS and the choice of the thread to go on with.
+
+use super::Kernel;
+use super::timers::Timer;
+use crate::errno::{Errno, Stop, SysResult};
+use crate::mem::space::{Access, Fault, Served};
+use crate::syscall::call::Call;
+use crate::syscall::table;
+use crate::task::signal::{self, SignalInfo};
+use crate::task::thread::{Context, Progress, State, Thread, Waiting};
+use crate::wait::Tid;
+use alloc::rc::Rc;
+use seuss_abi::call::Op;
+
+/// Page-fault error code: the page was present.
+const ERROR_PRESENT: u64 = 1;
+/// Page-fault error code: a store.
+const ERROR_WRITE: u64 = 2;
+/// Page-fault error code: an instruction fetch.
+const ERROR_FETCH: u64 = 16;
+
+/// A trap of the application.
+#[derive(Clone, Copy, Debug)]
+pub struct Trap {
+    /// Vector.
+    pub vector: u64,
+    /// Error code, 0 if the vector has none.
+    pub error: u64,
+    /// Faulting address of a page fault.
+    pub address: u64,
+}
+
+impl Kernel {
+    /// A system call of the current thread. Returns the context to resume.
+    pub fn on_syscall(&self) -> *mut Context {
+        self.count(|counters| counters.syscalls += 1);
+        if let Some(thread) = self.current() {
+            let number = thread.registers().rax;
+            thread.with_context(|context| context.exact = 0);
+            *thread.progress.borrow_mut() = Progress::default();
+            self.execute(&thread, number);
+        }
+        self.leave(false)
+    }
+
+    /// A trap of the current thread. Returns the context to resume.
+    pub fn on_trap(&self, trap: Trap) -> *mut Context {
+        if let Some(thread) = self.current() {
+            thread.with_context(|context| context.exact = 1);
+            self.trap(&thread, trap);
+        }
+        self.leave(false)
+    }
+
+    /// The VMM interrupted the current thread. Returns the context to resume.
+    pub fn on_upcall(&self) -> *mut Context {
+        if let Some(thread) = self.current() {
+            thread.with_context(|context| context.exact = 1);
+        }
+        self.leave(true)
+    }
+
+    /// Start: choose the first thread.
+    pub fn on_boot(&self) -> *mut Context {
+        self.leave(false)
+    }
+
+    fn trap(&self, thread: &Rc<Thread>, trap: Trap) {
+        let info = match trap.vector {
+            14 => match self.page_fault(thread, trap) {
+                None => return,
+                Some(info) => info,
+            },
+            // SIGFPE FPE_INTDIV; SIGTRAP TRAP_TRACE and TRAP_BRKPT; SIGILL ILL_ILLOPN (traps.c).
+            0 => SignalInfo::fault(signal::SIGFPE, 1, thread.registers().rip),
+            1 => SignalInfo::fault(signal::SIGTRAP, 2, thread.registers().rip),
+            3 => SignalInfo { signo: signal::SIGTRAP, code: SignalInfo::KERNEL, fields: [0; 4] },
+            6 => SignalInfo::fault(signal::SIGILL, 2, thread.registers().rip),
+            16 | 19 => SignalInfo::fault(signal::SIGFPE, self.float_code(thread, trap.vector), thread.registers().rip),
+            17 => SignalInfo::fault(signal::SIGBUS, 1, 0),
+            _ => SignalInfo { signo: signal::SIGSEGV, code: SignalInfo::KERNEL, fields: [0; 4] },
+        };
+        self.force_signal(thread, info, trap);
+    }
+
+    /// si_code of a floating-point trap: which unmasked exception the status word shows (SDM vol. 1, 8.5 and 11.5).
+    fn float_code(&self, thread: &Rc<Thread>, vector: u64) -> i32 {
+        self.save_extended(thread);
+        let extended = thread.extended.borrow();
+        let bytes = extended.bytes();
+        let word = |at: usize| u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+        let raised = if vector == 16 { word(2) & !word(0) } else { word(24) & !(word(24) >> 7) };
+        match raised & 0x3f {
+            bits if bits & 1 != 0 => 7,
+            bits if bits & 4 != 0 => 3,
+            bits if bits & 8 != 0 => 4,
+            bits if bits & 0x12 != 0 => 5,
+            bits if bits & 0x20 != 0 => 6,
+            _ => 0,
+        }
+    }
+
+    fn page_fault(&self, thread: &Rc<Thread>, trap: Trap) -> Option<SignalInfo> {
+        let access = if trap.error & ERROR_FETCH != 0 {
+            Access::Execute
+        } else if trap.error & ERROR_WRITE != 0 {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let space = thread.process.space();
+        let served = space.borrow_mut().fault(trap.address, access);
+        match served {
+            Ok(Served::CopyOnWrite) => {
+                // The fault itself dropped the translation (SDM vol. 3, 4.10.4.1), so no flush is owed for it.
+                space.borrow().take_stale();
+                self.count(|counters| counters.faults[1] += 1);
+                None
+            }
+            Ok(Served::Demand) => {
+                self.count(|counters| counters.faults[0] += 1);
+                None
+            }
+            Ok(Served::Spurious) => {
+                if trap.error & ERROR_PRESENT != 0 {
+                    self.machine.flush_translations();
+                }
+                None
+            }
+            Err(Fault::NotMapped) => Some(SignalInfo::fault(signal::SIGSEGV, 1, trap.address)),
+            Err(Fault::Denied) => Some(SignalInfo::fault(signal::SIGSEGV, 2, trap.address)),
+            Err(Fault::BeyondEnd) => Some(SignalInfo::fault(signal::SIGBUS, 2, trap.address)),
+            Err(Fault::OutOfMemory) => {
+                self.out_of_memory(thread);
+                None
+            }
+        }
+    }
+
+    /// Serve system call `number` of `thread` and store its result, or let the thread wait.
+    fn execute(&self, thread: &Rc<Thread>, number: u64) {
+        let outcome = self.dispatch(thread, number);
+        match outcome {
+            Err(Stop::Wait) => self.park(thread, Waiting { number, no_restart: false }),
+            Err(Stop::WaitNoRestart) => self.park(thread, Waiting { number, no_restart: true }),
+            finished => self.finish(thread, finished),
+        }
+    }
+
+    fn dispatch(&self, thread: &Rc<Thread>, number: u64) -> SysResult {
+        let registers = thread.registers();
+        let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
+        let process = thread.process.clone();
+        let mut call = Call { kernel: self, thread: thread.clone(), process, args };
+        match table::handler(number) {
+            Some(handler) => handler(&mut call),
+            None => Err(Stop::Errno(Errno::ENOSYS)),
+        }
+    }
+
+    fn finish(&self, thread: &Rc<Thread>, outcome: SysResult) {
+        let value = match outcome {
+            Ok(value) => value,
+            Err(Stop::Errno(errno)) => errno.as_return_value(),
+            Err(Stop::Wait | Stop::WaitNoRestart | Stop::NoResult) => return,
+        };
+        thread.with_context(|context| context.registers.rax = value);
+    }
+
+    fn park(&self, thread: &Rc<Thread>, waiting: Waiting) {
+        if thread.state.get() == State::Dead {
+            return;
+        }
+        if self.has_deliverable_signal(thread) {
+            self.interrupt(thread, waiting);
+            return;
+        }
+        let deadline = thread.progress.borrow().deadline_ns;
+        thread.progress.borrow_mut().started = true;
+        thread.waiting.set(Some(waiting));
+        thread.state.set(State::Waiting);
+        if let Some(at_ns) = deadline.filter(|at_ns| *at_ns != u64::MAX) {
+            let armed = thread.timer.replace(Some(self.timers.arm(at_ns, Timer::Thread(thread.tid))));
+            if let Some(old) = armed {
+                self.timers.cancel(old);
+            }
+        }
+    }
+
+    /// A signal interrupts a waiting call: the call runs once more and may return what it has; otherwise it fails with EINTR or starts again after the
+    /// handler, as the signal's action says (signal(7)).
+    fn interrupt(&self, thread: &Rc<Thread>, waiting: Waiting) {
+        self.forget_wait(thread);
+        thread.progress.borrow_mut().interrupted = true;
+        let outcome = self.dispatch(thread, waiting.number);
+        self.forget_wait(thread);
+        let no_restart = match outcome {
+            Err(Stop::Wait) => waiting.no_restart,
+            Err(Stop::WaitNoRestart) => true,
+            finished => return self.finish(thread, finished),
+        };
+        if self.next_signal_restarts(thread, no_restart) {
+            thread.with_context(|context| {
+                context.registers.rip = context.registers.rip.wrapping_sub(2);
+                context.registers.rax = waiting.number;
+            });
+        } else {
+            self.finish(thread, Err(Stop::Errno(Errno::EINTR)));
+        }
+    }
+
+    /// Undo what a waiting call has set up.
+    pub(super) fn forget_wait(&self, thread: &Rc<Thread>) {
+        if let Some(key) = thread.timer.take() {
+            self.timers.cancel(key);
+        }
+        self.futexes.remove(thread.tid);
+    }
+
+    /// Put a thread into the run queue.
+    pub(super) fn make_runnable(&self, thread: &Rc<Thread>) {
+        thread.state.set(State::Runnable);
+        self.run_queue.borrow_mut().push_back(thread.tid);
+    }
+
+    /// The way out of the library OS: serve what has happened meanwhile, then go on with the current thread, or with another one if the current one waits, is
+    /// gone, or has had its turn (`yields`).
+    fn leave(&self, yields: bool) -> *mut Context {
+        let yields = self.yielding.take() || yields;
+        if yields || self.machine.take_attention() {
+            self.serve_events();
+        }
+        let mut candidate = self.current().filter(|thread| thread.state.get() == State::Runnable);
+        if yields {
+            self.wake_all_due();
+            if let Some(thread) = candidate.take() {
+                self.run_queue.borrow_mut().push_back(thread.tid);
+            }
+        }
+        loop {
+            if let Some(thread) = candidate.take() {
+                if self.prepare(&thread) {
+                    return self.resume(&thread);
+                }
+            }
+            self.wake_all_due();
+            candidate = self.next_in_queue();
+            if candidate.is_none() {
+                self.idle();
+            }
+        }
+    }
+
+    fn next_in_queue(&self) -> Option<Rc<Thread>> {
+        loop {
+            let tid = self.run_queue.borrow_mut().pop_front()?;
+            if let Some(thread) = self.thread(tid).filter(|thread| thread.state.get() == State::Runnable) {
+                return Some(thread);
+            }
+        }
+    }
+
+    /// Let threads run whose wait queue was woken or whose deadline has passed.
+    fn wake_all_due(&self) {
+        if self.timers.next_ns() != u64::MAX {
+            let now_ns = self.machine.monotonic_ns();
+            while let Some(timer) = self.timers.pop(now_ns) {
+                match timer {
+                    Timer::Thread(tid) => self.woken.push(tid),
+                    Timer::Alarm(pid) => self.alarm(pid, now_ns),
+                    Timer::Posix(pid, id) => self.posix_timer(pid, id, now_ns),
+                    Timer::Queue(queue) => queue.wake_all(),
+                }
+            }
+        }
+        while !self.woken.is_empty() {
+            for tid in self.woken.take() {
+                self.wake(tid);
+            }
+        }
+    }
+
+    fn wake(&self, tid: Tid) {
+        if let Some(thread) = self.thread(tid).filter(|thread| thread.state.get() == State::Waiting) {
+            self.make_runnable(&thread);
+        }
+    }
+
+    /// Wait for the VMM until something happens.
+    fn idle(&self) {
+        self.account();
+        self.publish();
+        if self.threads.borrow().is_empty() {
+            // The last thread's end has told the VMM; it does not let the guest go on.
+            self.panic("no thread is left and the VMM let the guest continue");
+        }
+        self.machine.take_attention();
+        self.machine.host_call(Op::Idle, [self.timers.next_ns(), 0, 0, 0, 0, 0]);
+        self.slice_start.set(self.machine.tsc());
+        self.serve_events();
+    }
+
+    /// Bring a runnable thread to where its application can go on: finish its waiting call, deliver its signals.
+    fn prepare(&self, thread: &Rc<Thread>) -> bool {
+        if thread.process.stopped.get() {
+            // SIGCONT puts it into the queue again.
+            return false;
+        }
+        if let Some(waiting) = thread.waiting.take() {
+            if let Some(key) = thread.timer.take() {
+                self.timers.cancel(key);
+            }
+            self.execute(thread, waiting.number);
+            if thread.state.get() != State::Runnable {
+                return false;
+            }
+        }
+        self.deliver_signals(thread)
+    }
+
+    /// Make `thread` current: its address space, its extended state, its segment bases.
+    fn resume(&self, thread: &Rc<Thread>) -> *mut Context {
+        let previous = self.current.borrow().clone();
+        let switched = previous.as_ref().is_none_or(|previous| previous.tid != thread.tid);
+        if switched {
+            self.account();
+            if let Some(previous) = previous {
+                self.save_bases(&previous);
+            }
+            self.count(|counters| counters.switches += 1);
+            *self.current.borrow_mut() = Some(thread.clone());
+            let context = thread.context();
+            self.machine.set_segment_bases(context.fs_base, context.gs_base);
+        }
+        if self.extended_owner.get() != thread.tid {
+            self.park_extended();
+            let extended = thread.extended.borrow();
+            self.machine.load_extended(extended.pointer(), thread.context_pointer());
+            self.extended_owner.set(thread.tid);
+        }
+        let space = thread.process.space();
+        let is_loaded = self.loaded.borrow().as_ref().is_some_and(|loaded| Rc::ptr_eq(loaded, &space));
+        let stale = space.borrow().take_stale();
+        if !is_loaded {
+            self.machine.load_page_tables(space.borrow().root());
+            *self.loaded.borrow_mut() = Some(space);
+        } else if stale {
+            self.machine.flush_translations();
+        }
+        self.machine.set_wishes(!self.run_queue.borrow().is_empty(), self.timers.next_ns());
+        if switched {
+            self.publish();
+        }
+        thread.context_pointer()
+    }
+
+    /// sched_yield(2): others come first.
+    pub fn yield_current(&self) {
+        self.yielding.set(true);
+    }
+
+    /// Bring the segment bases of the current thread up to date before its context is copied.
+    pub fn save_bases_of(&self, thread: &Rc<Thread>) {
+        if self.current().is_some_and(|current| current.tid == thread.tid) {
+            self.save_bases(thread);
+        }
+    }
+
+    /// Keep the segment bases that a thread may have set by itself.
+    pub(super) fn save_bases(&self, thread: &Rc<Thread>) {
+        let (fs_base, gs_base) = self.machine.segment_bases();
+        thread.with_context(|context| (context.fs_base, context.gs_base) = (fs_base, gs_base));
+    }
+
+    /// Move the extended state of its owner out of the CPU.
+    fn park_extended(&self) {
+        if let Some(owner) = self.thread(self.extended_owner.get()) {
+            self.save_extended(&owner);
+        }
+        self.extended_owner.set(0);
+    }
+
+    /// Bring `thread.extended` up to date.
+    pub fn save_extended(&self, thread: &Rc<Thread>) {
+        if self.extended_owner.get() == thread.tid {
+            self.machine.save_extended(thread.context_pointer(), thread.extended.borrow().pointer());
+        }
+    }
+
+    /// `thread.extended` was replaced: what the CPU holds for the thread is void.
+    pub fn forget_extended(&self, thread: &Rc<Thread>) {
+        if self.extended_owner.get() == thread.tid {
+            self.extended_owner.set(0);
+        }
+    }
+
+    /// Charge the time since the last call to the current thread.
+    pub fn account(&self) {
+        let now = self.machine.tsc();
+        let start = self.slice_start.replace(now);
+        if let Some(thread) = self.current() {
+            let clock = self.machine.clock();
+            let spent = clock.monotonic_ns(now).saturating_sub(clock.monotonic_ns(start));
+            thread.cpu_ns.set(thread.cpu_ns.get() + spent);
+        }
+    }
+
+    pub(super) fn publish(&self) {
+        let used = self.frames.total() - self.frames.available().min(self.frames.total());
+        let threads = self.thread_count() as u32;
+        let processes = self.processes.borrow().len() as u32;
+        self.count(|counters| {
+            (counters.used_pages, counters.threads, counters.processes) = (used as u64, threads, processes);
+        });
+        self.machine.publish(&self.counters.get());
+    }
+
+    /// End the guest: the library OS cannot go on.
+    pub fn panic(&self, message: &str) -> ! {
+        loop {
+            self.machine.host_call(Op::Panic, [self.machine.gpa_of(message.as_ptr()), message.len() as u64, 0, 0, 0, 0]);
+        }
+    }
+}

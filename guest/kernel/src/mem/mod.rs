@@ -1,0 +1,8 @@
+//! Memory: physical frames, page tables, address spaces and the application's memory as the kernel sees it.
+
+pub mod area;
+pub mod frames;
+pub mod pager;
+pub mod paging;
+pub mod space;
+pub mod user;

@@ -1,0 +1,449 @@
+//! An address space: areas, page faults, and the application's memory as system calls reach it.
+//!
+//! The kernel never touches an application address directly: it walks the page tables, serves the fault in software where a page is
+//! missing, and copies through the direct map. So a bad pointer is an errno, never a fault in the kernel, and reading a page costs no
+//! hardware fault.
+
+use super::area::{Area, Backing, Protection};
+use super::frames::{Frames, Gpa};
+use super::pager::MappedPage;
+use super::paging::{A, ADDRESS, D, NX, P, PageTables, U, W};
+use crate::errno::{Errno, Result};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use seuss_abi::layout::{DIRECT_BASE, KERNEL_END, LARGE_PAGE_SIZE, PAGE_SIZE, USER_END};
+
+/// Lowest address that an application can map (vm.mmap_min_addr).
+pub const MMAP_MIN: u64 = 0x10000;
+/// Top of the region that mmap fills downwards; the stack lies above.
+pub const MMAP_TOP: u64 = 0x7fff_f000_0000;
+/// Most areas of one process (vm.max_map_count).
+pub const AREAS_MAX: usize = 65530;
+/// Anonymous areas at least this large get 2 MiB pages where they cover a whole one.
+const LARGE_AREA: u64 = 2 * LARGE_PAGE_SIZE;
+/// File pages mapped around a read fault, so that one fault serves 16 pages (as Linux's fault_around_bytes).
+const FAULT_AROUND: u64 = 16;
+/// Anonymous pages given at once to a fault that follows the previous one.
+const SEQUENTIAL_CHUNK: u64 = 8;
+
+/// How memory is touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store.
+    Write,
+    /// An instruction fetch.
+    Execute,
+}
+
+/// Why a fault cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No area: SIGSEGV, SEGV_MAPERR.
+    NotMapped,
+    /// The area forbids it: SIGSEGV, SEGV_ACCERR.
+    Denied,
+    /// Beyond the end of the mapped object: SIGBUS.
+    BeyondEnd,
+    /// No frame is left.
+    OutOfMemory,
+}
+
+/// How a fault was served, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// First touch.
+    Demand,
+    /// A private copy was made.
+    CopyOnWrite,
+    /// The entry allowed the access already.
+    Spurious,
+}
+
+/// One address space.
+pub struct Space {
+    frames: Frames,
+    tables: PageTables,
+    pub(super) areas: BTreeMap<u64, Area>,
+    /// Translations were taken away or replaced since the last flush.
+    stale: Cell<bool>,
+    /// Where the last anonymous fault ended: the next one there is sequential.
+    last_fault_end: u64,
+    /// Start of the heap.
+    pub brk_start: u64,
+    /// End of the heap.
+    pub brk: u64,
+}
+
+impl Space {
+    /// An empty address space; `template` is a PML4 with the library OS's part.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn new(frames: &Frames, template: Gpa) -> Result<Self> {
+        let tables = PageTables::new(frames, template).ok_or(Errno::ENOMEM)?;
+        Ok(Self {
+            frames: frames.clone(),
+            tables,
+            areas: BTreeMap::new(),
+            stale: Cell::new(false),
+            last_fault_end: 0,
+            brk_start: 0,
+            brk: 0,
+        })
+    }
+
+    /// What CR3 holds for this space.
+    #[must_use]
+    pub fn root(&self) -> Gpa {
+        self.tables.root()
+    }
+
+    /// Whether translations must be flushed before the application runs; resets the mark.
+    pub fn take_stale(&self) -> bool {
+        self.stale.replace(false)
+    }
+
+    /// All areas in order of address.
+    pub fn areas(&self) -> impl Iterator<Item = &Area> {
+        self.areas.values()
+    }
+
+    /// The area that holds `address`.
+    #[must_use]
+    pub fn area_at(&self, address: u64) -> Option<&Area> {
+        self.areas.range(..=address).next_back().map(|(_, area)| area).filter(|area| address < area.end)
+    }
+
+    /// Mapped bytes, and bytes of them in private frames (VmSize, VmRSS).
+    #[must_use]
+    pub fn sizes(&self) -> (u64, u64) {
+        self.areas.values().fold((0, 0), |(total, resident), area| {
+            (total + area.end - area.start, resident + self.resident(area.start, area.end))
+        })
+    }
+
+    /// Bytes of a range that are mapped to memory.
+    #[must_use]
+    pub fn resident(&self, start: u64, end: u64) -> u64 {
+        let mut resident = 0;
+        self.tables.for_each(start, end, &mut |_, _, large| {
+            resident += if large { LARGE_PAGE_SIZE } else { PAGE_SIZE };
+        });
+        resident
+    }
+
+    fn rights(protection: Protection, writable: bool) -> u64 {
+        let mut rights = 0;
+        if writable && protection.contains(Protection::WRITE) {
+            rights |= W;
+        }
+        if !protection.contains(Protection::EXECUTE) {
+            rights |= NX;
+        }
+        rights
+    }
+
+    /// Serve a page fault.
+    ///
+    /// # Errors
+    /// [`Fault`]: what the application did wrong, or that memory is used up.
+    pub fn fault(&mut self, address: u64, access: Access) -> core::result::Result<Served, Fault> {
+        let page = address & !(PAGE_SIZE - 1);
+        let area = self.area_at(address).ok_or(Fault::NotMapped)?;
+        let (area, wanted) = (area.clone(), access);
+        let allowed = match wanted {
+            Access::Read => !area.protection.is_empty(),
+            Access::Write => area.protection.contains(Protection::WRITE),
+            Access::Execute => area.protection.contains(Protection::EXECUTE),
+        };
+        if !allowed {
+            return Err(Fault::Denied);
+        }
+        if let Some(leaf) = self.tables.leaf(page).filter(|leaf| leaf.entry & P != 0) {
+            if access != Access::Write || leaf.entry & W != 0 {
+                return Ok(Served::Spurious);
+            }
+            return self.fault_write_protected(&area, page, leaf.entry, leaf.large);
+        }
+        match &area.backing {
+            Backing::Anonymous => self.fault_anonymous(&area, page),
+            Backing::Object { .. } => self.fault_object(&area, page, access),
+        }
+    }
+
+    fn fault_write_protected(
+        &mut self,
+        area: &Area,
+        page: u64,
+        entry: u64,
+        large: bool,
+    ) -> core::result::Result<Served, Fault> {
+        let rights = Self::rights(area.protection, true);
+        let gpa = entry & ADDRESS;
+        if area.shared {
+            return self.fault_object(area, page, Access::Write);
+        }
+        if large {
+            // Only fork takes write access away, and it splits first; mprotect may have left a unique large page read-only.
+            self.tables.split(page).map_err(|_| Fault::OutOfMemory)?;
+            let small = self.tables.leaf(page).ok_or(Fault::OutOfMemory)?.entry;
+            return self.fault_write_protected(area, page, small, false);
+        }
+        if self.frames.owns(gpa) && self.frames.reference_count(gpa) == 1 {
+            let leaf = self.tables.leaf(page).ok_or(Fault::NotMapped)?;
+            self.frames.store(leaf.slot, (leaf.entry & !NX) | rights);
+            return Ok(Served::CopyOnWrite);
+        }
+        let copy = self.frames.allocate_uninit().ok_or(Fault::OutOfMemory)?;
+        self.frames.copy_page(gpa, copy.gpa());
+        self.tables.map(page, copy.into_gpa(), rights | A | D).map_err(|_| Fault::OutOfMemory)?;
+        self.stale.set(true);
+        Ok(Served::CopyOnWrite)
+    }
+
+    fn fault_anonymous(&mut self, area: &Area, page: u64) -> core::result::Result<Served, Fault> {
+        let rights = Self::rights(area.protection, true) | A;
+        let large = page & !(LARGE_PAGE_SIZE - 1);
+        let fits = large >= area.start && large + LARGE_PAGE_SIZE <= area.end;
+        if area.end - area.start >= LARGE_AREA && fits && self.tables.large_slot_is_empty(page) {
+            if let Some(run) = self.frames.allocate_run(512) {
+                let first = run[0].gpa();
+                self.frames.fill_zero(first, LARGE_PAGE_SIZE as usize);
+                if self.tables.map_large(large, first, rights) {
+                    run.into_iter().for_each(|frame| {
+                        let _ = frame.into_gpa();
+                    });
+                    return Ok(Served::Demand);
+                }
+            }
+        }
+        let sequential = page == self.last_fault_end;
+        let count = if sequential { SEQUENTIAL_CHUNK.min((area.end - page) / PAGE_SIZE) } else { 1 };
+        let mut at = page;
+        for step in 0..count {
+            if step > 0 && self.tables.leaf(at).is_some_and(|leaf| leaf.entry & P != 0) {
+                break;
+            }
+            match self.frames.allocate() {
+                Some(frame) => self.tables.map(at, frame.into_gpa(), rights).map_err(|_| Fault::OutOfMemory)?,
+                None if step == 0 => return Err(Fault::OutOfMemory),
+                None => break,
+            };
+            at += PAGE_SIZE;
+        }
+        self.last_fault_end = at;
+        Ok(Served::Demand)
+    }
+
+    fn fault_object(&mut self, area: &Area, page: u64, access: Access) -> core::result::Result<Served, Fault> {
+        let Backing::Object { pager, first_page } = &area.backing else { return Err(Fault::NotMapped) };
+        let index = first_page + (page - area.start) / PAGE_SIZE;
+        let to_fault = |errno: Errno| if errno == Errno::ENOMEM { Fault::OutOfMemory } else { Fault::BeyondEnd };
+        let shared_write = area.shared && area.maybe_written;
+        let found = pager.page(index, shared_write).map_err(to_fault)?;
+        let (gpa, writable) = match found {
+            MappedPage::BeyondEnd => return Err(Fault::BeyondEnd),
+            MappedPage::Frame(frame) if area.shared => (frame.into_gpa(), shared_write),
+            MappedPage::Image(gpa) if area.shared => (gpa, false),
+            MappedPage::Image(from) if access == Access::Write => (self.copy_of(from)?, true),
+            MappedPage::Frame(frame) if access == Access::Write => (self.copy_of(frame.gpa())?, true),
+            MappedPage::Image(gpa) => (gpa, false),
+            MappedPage::Frame(frame) => (frame.into_gpa(), false),
+        };
+        let rights = Self::rights(area.protection, writable) | A;
+        let replaced = self.tables.map(page, gpa, rights).map_err(|_| Fault::OutOfMemory)?;
+        if replaced {
+            self.stale.set(true);
+        }
+        if access != Access::Write && !area.shared {
+            self.map_around(area, page);
+        }
+        Ok(if access == Access::Write && !area.shared { Served::CopyOnWrite } else { Served::Demand })
+    }
+
+    fn copy_of(&self, from: Gpa) -> core::result::Result<Gpa, Fault> {
+        let copy = self.frames.allocate_uninit().ok_or(Fault::OutOfMemory)?;
+        self.frames.copy_page(from, copy.gpa());
+        Ok(copy.into_gpa())
+    }
+
+    /// Map the image pages around a read fault: they cost nothing but an entry.
+    fn map_around(&mut self, area: &Area, page: u64) {
+        let Backing::Object { pager, first_page } = &area.backing else { return };
+        let window = FAULT_AROUND * PAGE_SIZE;
+        let start = (page & !(window - 1)).max(area.start);
+        let end = (page & !(window - 1)).saturating_add(window).min(area.end);
+        let rights = Self::rights(area.protection, false);
+        let mut at = start;
+        while at < end {
+            let empty = self.tables.leaf(at).is_none_or(|leaf| leaf.entry & P == 0);
+            if empty {
+                let index = first_page + (at - area.start) / PAGE_SIZE;
+                let Ok(MappedPage::Image(gpa)) = pager.page(index, false) else { break };
+                if self.tables.map(at, gpa, rights).is_err() {
+                    break;
+                }
+            }
+            at += PAGE_SIZE;
+        }
+    }
+
+    /// The guest-physical address behind an application address, with the fault served and the accessed and dirty bits set.
+    fn translate(&mut self, address: u64, access: Access) -> core::result::Result<Gpa, Fault> {
+        if !is_application(address) {
+            return Err(Fault::NotMapped);
+        }
+        for _ in 0..3 {
+            if let Some(leaf) = self.tables.leaf(address) {
+                let needed = if access == Access::Write { P | U | W } else { P | U };
+                if leaf.entry & needed == needed {
+                    let marks = if access == Access::Write { A | D } else { A };
+                    if leaf.entry & marks != marks {
+                        self.frames.store(leaf.slot, leaf.entry | marks);
+                    }
+                    let size = if leaf.large { LARGE_PAGE_SIZE } else { PAGE_SIZE };
+                    return Ok((leaf.entry & ADDRESS & !(size - 1)) + (address & (size - 1)));
+                }
+            }
+            self.fault(address, access)?;
+        }
+        Err(Fault::OutOfMemory)
+    }
+
+    /// The guest-physical address behind an application address.
+    ///
+    /// # Errors
+    /// As [`Self::fault`].
+    pub fn physical(&mut self, address: u64, access: Access) -> core::result::Result<Gpa, Fault> {
+        self.translate(address, access)
+    }
+
+    fn pieces(
+        &mut self,
+        address: u64,
+        len: usize,
+        access: Access,
+        visit: &mut dyn FnMut(&Frames, Gpa, usize, usize),
+    ) -> usize {
+        let mut done = 0;
+        while done < len {
+            let Some(at) = address.checked_add(done as u64) else { break };
+            let Ok(gpa) = self.translate(at, access) else { break };
+            let count = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(len - done);
+            visit(&self.frames, gpa, done, count);
+            done += count;
+        }
+        done
+    }
+
+    /// Copy from the application as far as it is readable; returns the bytes copied.
+    pub fn read_some(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        let len = bytes.len();
+        self.pieces(address, len, Access::Read, &mut |frames, gpa, at, count| {
+            frames.read(gpa, &mut bytes[at..at + count]);
+        })
+    }
+
+    /// Copy to the application as far as it is writable; returns the bytes copied.
+    pub fn write_some(&mut self, address: u64, bytes: &[u8]) -> usize {
+        self.pieces(address, bytes.len(), Access::Write, &mut |frames, gpa, at, count| {
+            frames.write(gpa, &bytes[at..at + count]);
+        })
+    }
+
+    /// Copy from the application.
+    ///
+    /// # Errors
+    /// EFAULT.
+    pub fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result {
+        if self.read_some(address, bytes) == bytes.len() { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Copy to the application.
+    ///
+    /// # Errors
+    /// EFAULT.
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result {
+        if self.write_some(address, bytes) == bytes.len() { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Copy a string without its terminating zero.
+    ///
+    /// # Errors
+    /// EFAULT; `too_long` if there is no zero within `limit` bytes.
+    pub fn read_string(&mut self, address: u64, limit: usize, too_long: Errno) -> Result<Vec<u8>> {
+        let mut string = Vec::new();
+        let mut at = address;
+        while string.len() < limit {
+            let mut chunk = [0u8; 128];
+            let want = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(chunk.len()).min(limit - string.len());
+            if self.read_some(at, &mut chunk[..want]) < want {
+                return Err(Errno::EFAULT);
+            }
+            if let Some(end) = chunk[..want].iter().position(|byte| *byte == 0) {
+                string.extend_from_slice(&chunk[..end]);
+                return Ok(string);
+            }
+            string.extend_from_slice(&chunk[..want]);
+            at += want as u64;
+        }
+        Err(too_long)
+    }
+
+    /// A copy for fork(2): private pages are shared until one side writes.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn fork(&self) -> Result<Self> {
+        let mut child = Self::new(&self.frames, self.root())?;
+        for area in self.areas.values() {
+            if area.wipe_on_fork || area.dont_fork {
+                if area.wipe_on_fork {
+                    child.areas.insert(area.start, area.clone());
+                }
+                continue;
+            }
+            child.areas.insert(area.start, area.clone());
+            self.tables
+                .copy_range(&child.tables, area.start, area.end, area.shared)
+                .map_err(|_| Errno::ENOMEM)?;
+        }
+        self.stale.set(true);
+        (child.brk_start, child.brk) = (self.brk_start, self.brk);
+        Ok(child)
+    }
+
+    /// The page-table entry of `address`.
+    #[must_use]
+    pub fn leaf(&self, address: u64) -> Option<super::paging::Leaf> {
+        self.tables.leaf(address)
+    }
+
+    pub(super) fn tables(&self) -> &PageTables {
+        &self.tables
+    }
+
+    pub(super) fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    pub(super) fn mark_stale(&self) {
+        self.stale.set(true);
+    }
+}
+
+/// Whether an address can belong to the application.
+#[must_use]
+pub fn is_application(address: u64) -> bool {
+    address < DIRECT_BASE || (KERNEL_END..USER_END).contains(&address)
+}
+
+/// Whether a whole range can belong to the application.
+#[must_use]
+pub fn is_application_range(start: u64, len: u64) -> bool {
+    let Some(end) = start.checked_add(len) else { return false };
+    end <= DIRECT_BASE || (start >= KERNEL_END && end <= USER_END)
+}

@@ -1,0 +1,380 @@
+//! Processes and threads: clone, fork, exit, wait, scheduling parameters.
+
+use super::call::Call;
+use super::table::{Entry, full, partial};
+use crate::errno::{Errno, Stop, SysResult};
+use crate::kernel::life::Sharing;
+use crate::task::process::{ChildState, Pid, Process};
+use crate::task::signal::SIGCHLD;
+use crate::task::thread::Context;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+/// The family.
+pub const TABLE: &[Entry] = &[
+    full(24, "sched_yield", sched_yield),
+    full(39, "getpid", getpid),
+    partial(56, "clone", clone, "no namespaces, no CLONE_PIDFD, CLONE_IO ignored"),
+    full(57, "fork", fork),
+    full(58, "vfork", vfork),
+    full(60, "exit", exit),
+    full(61, "wait4", wait4),
+    full(110, "getppid", getppid),
+    partial(141, "setpriority", zero, "accepted and ignored: one vCPU, one class"),
+    partial(140, "getpriority", getpriority, "always nice 0"),
+    partial(142, "sched_setparam", zero, "accepted and ignored"),
+    partial(143, "sched_getparam", sched_getparam, "always priority 0"),
+    partial(144, "sched_setscheduler", zero, "accepted and ignored"),
+    partial(145, "sched_getscheduler", zero, "always SCHED_OTHER"),
+    full(146, "sched_get_priority_max", priority_limit_max),
+    full(147, "sched_get_priority_min", priority_limit_min),
+    full(148, "sched_rr_get_interval", sched_rr_get_interval),
+    full(186, "gettid", gettid),
+    full(203, "sched_setaffinity", sched_setaffinity),
+    full(204, "sched_getaffinity", sched_getaffinity),
+    full(218, "set_tid_address", set_tid_address),
+    full(231, "exit_group", exit_group),
+    full(247, "waitid", waitid),
+    full(309, "getcpu", getcpu),
+    partial(435, "clone3", clone3, "no namespaces, no CLONE_PIDFD, no cgroup, no set_tid"),
+];
+
+const CLONE_VM: u64 = 0x100;
+const CLONE_FS: u64 = 0x200;
+const CLONE_FILES: u64 = 0x400;
+const CLONE_SIGHAND: u64 = 0x800;
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_VFORK: u64 = 0x4000;
+const CLONE_PARENT: u64 = 0x8000;
+const CLONE_THREAD: u64 = 0x10000;
+const CLONE_SETTLS: u64 = 0x80000;
+const CLONE_PARENT_SETTID: u64 = 0x100000;
+const CLONE_CHILD_CLEARTID: u64 = 0x200000;
+const CLONE_CHILD_SETTID: u64 = 0x1000000;
+/// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWTIME.
+const CLONE_NAMESPACES: u64 = 0x20000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000 | 0x80;
+
+const WNOHANG: u64 = 1;
+const WUNTRACED: u64 = 2;
+const WEXITED: u64 = 4;
+const WCONTINUED: u64 = 8;
+const WNOWAIT: u64 = 0x0100_0000;
+
+fn zero(_: &mut Call<'_>) -> SysResult {
+    Ok(0)
+}
+
+fn sched_yield(call: &mut Call<'_>) -> SysResult {
+    // The scheduler has no class of its own for this: go to the end of the queue.
+    call.kernel.yield_current();
+    Ok(0)
+}
+
+fn getpid(call: &mut Call<'_>) -> SysResult {
+    Ok(u64::from(call.process.pid))
+}
+
+fn gettid(call: &mut Call<'_>) -> SysResult {
+    Ok(u64::from(call.thread.tid))
+}
+
+fn getppid(call: &mut Call<'_>) -> SysResult {
+    Ok(u64::from(call.process.parent.get()))
+}
+
+fn getpriority(_: &mut Call<'_>) -> SysResult {
+    // The kernel returns 20 - nice.
+    Ok(20)
+}
+
+fn sched_getparam(call: &mut Call<'_>) -> SysResult {
+    call.write_u32(call.args[1], 0)?;
+    Ok(0)
+}
+
+fn priority_limit_max(call: &mut Call<'_>) -> SysResult {
+    match call.args[0] {
+        1 | 2 => Ok(99),
+        0 | 3 | 5 => Ok(0),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+fn priority_limit_min(call: &mut Call<'_>) -> SysResult {
+    match call.args[0] {
+        1 | 2 => Ok(1),
+        0 | 3 | 5 => Ok(0),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+fn sched_rr_get_interval(call: &mut Call<'_>) -> SysResult {
+    call.write_words(call.args[1], &[0, 4_000_000])?;
+    Ok(0)
+}
+
+fn sched_setaffinity(call: &mut Call<'_>) -> SysResult {
+    let len = call.args[1].min(8) as usize;
+    let mut mask = [0; 8];
+    call.read(call.args[2], &mut mask[..len])?;
+    if u64::from_le_bytes(mask) & 1 == 0 { Err(Errno::EINVAL.into()) } else { Ok(0) }
+}
+
+fn sched_getaffinity(call: &mut Call<'_>) -> SysResult {
+    let pid = call.args[0] as u32;
+    if pid != 0 && call.kernel.thread(pid).is_none() {
+        return Err(Errno::ESRCH.into());
+    }
+    if call.args[1] < 8 || call.args[1] % 8 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    call.write_u64(call.args[2], 1)?;
+    Ok(8)
+}
+
+fn getcpu(call: &mut Call<'_>) -> SysResult {
+    for address in [call.args[0], call.args[1]] {
+        if address != 0 {
+            call.write_u32(address, 0)?;
+        }
+    }
+    Ok(0)
+}
+
+fn set_tid_address(call: &mut Call<'_>) -> SysResult {
+    call.thread.clear_child_tid.set(call.args[0]);
+    Ok(u64::from(call.thread.tid))
+}
+
+fn exit(call: &mut Call<'_>) -> SysResult {
+    call.kernel.exit_thread(&call.thread, call.args[0] as u32);
+    Err(Stop::NoResult)
+}
+
+fn exit_group(call: &mut Call<'_>) -> SysResult {
+    call.kernel.exit_process(&call.process, (call.args[0] as u32 & 0xff) << 8);
+    Err(Stop::NoResult)
+}
+
+/// Arguments of clone and clone3.
+struct Clone {
+    flags: u64,
+    exit_signal: u32,
+    /// New stack pointer, 0 = the parent's.
+    stack: u64,
+    parent_tid: u64,
+    child_tid: u64,
+    tls: u64,
+}
+
+fn fork(call: &mut Call<'_>) -> SysResult {
+    do_clone(call, &Clone { flags: 0, exit_signal: SIGCHLD, stack: 0, parent_tid: 0, child_tid: 0, tls: 0 })
+}
+
+fn vfork(call: &mut Call<'_>) -> SysResult {
+    let flags = CLONE_VM | CLONE_VFORK;
+    do_clone(call, &Clone { flags, exit_signal: SIGCHLD, stack: 0, parent_tid: 0, child_tid: 0, tls: 0 })
+}
+
+fn clone(call: &mut Call<'_>) -> SysResult {
+    let [flags, stack, parent_tid, child_tid, tls, _] = call.args;
+    let exit_signal = (flags & 0xff) as u32;
+    do_clone(call, &Clone { flags: flags & !0xff & 0xffff_ffff, exit_signal, stack, parent_tid, child_tid, tls })
+}
+
+fn clone3(call: &mut Call<'_>) -> SysResult {
+    let size = call.args[1];
+    if size < 64 {
+        return Err(Errno::EINVAL.into());
+    }
+    if size > 4096 {
+        return Err(Errno::E2BIG.into());
+    }
+    let [flags, _pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls] = call.read_words(call.args[0])?;
+    if exit_signal > 64 || flags & 0xff != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let stack = if stack == 0 { 0 } else { stack.wrapping_add(stack_size) };
+    do_clone(call, &Clone { flags, exit_signal: exit_signal as u32, stack, parent_tid, child_tid, tls })
+}
+
+fn do_clone(call: &mut Call<'_>, request: &Clone) -> SysResult {
+    let flags = request.flags;
+    let kernel = call.kernel;
+    // A vfork parent comes back here when its child has exec'ed or ended.
+    let vfork_child = call.thread.progress.borrow().value as Pid;
+    if vfork_child != 0 {
+        let held = kernel.process(vfork_child).is_some_and(|child| child.vfork_parent.get().is_some());
+        return if held { Err(Stop::Wait) } else { Ok(u64::from(vfork_child)) };
+    }
+    let inconsistent = (flags & CLONE_THREAD != 0 && flags & CLONE_SIGHAND == 0)
+        || (flags & CLONE_SIGHAND != 0 && flags & CLONE_VM == 0)
+        || flags & CLONE_PIDFD != 0;
+    if inconsistent {
+        return Err(Errno::EINVAL.into());
+    }
+    if flags & CLONE_NAMESPACES != 0 {
+        return Err(Errno::EPERM.into());
+    }
+    kernel.save_bases_of(&call.thread);
+    let parent = call.thread.context();
+    let mut context = Context { exact: 0, ..parent };
+    context.registers.rax = 0;
+    if request.stack != 0 {
+        context.registers.rsp = request.stack;
+    }
+    if flags & CLONE_SETTLS != 0 {
+        if !crate::mem::space::is_application(request.tls) {
+            return Err(Errno::EPERM.into());
+        }
+        context.fs_base = request.tls;
+    }
+    let child = if flags & CLONE_THREAD != 0 {
+        kernel.clone_thread(&call.thread, context)?
+    } else {
+        let sharing = Sharing {
+            space: flags & CLONE_VM != 0,
+            files: flags & CLONE_FILES != 0,
+            fs: flags & CLONE_FS != 0,
+            actions: flags & CLONE_SIGHAND != 0,
+        };
+        let child = kernel.clone_process(&call.thread, context, sharing)?;
+        child.process.exit_signal.set(request.exit_signal);
+        if flags & CLONE_PARENT != 0 {
+            kernel.adopt_by_grandparent(&child.process, &call.process);
+        }
+        child
+    };
+    let tid = child.tid;
+    if flags & CLONE_PARENT_SETTID != 0 {
+        let _ = call.write_u32(request.parent_tid, tid);
+    }
+    if flags & CLONE_CHILD_SETTID != 0 {
+        let _ = child.process.space().borrow_mut().write(request.child_tid, &tid.to_le_bytes());
+    }
+    if flags & CLONE_CHILD_CLEARTID != 0 {
+        child.clear_child_tid.set(request.child_tid);
+    }
+    if flags & CLONE_VFORK != 0 {
+        child.process.vfork_parent.set(Some(call.thread.tid));
+        call.thread.progress.borrow_mut().value = u64::from(tid);
+        return Err(Stop::Wait);
+    }
+    Ok(u64::from(tid))
+}
+
+/// Which children a wait is for.
+#[derive(Clone, Copy)]
+enum Which {
+    Any,
+    Process(Pid),
+    Group(Pid),
+}
+
+fn candidates(call: &Call<'_>, which: Which) -> Vec<Rc<Process>> {
+    let children = call.process.children.borrow();
+    children
+        .iter()
+        .filter_map(|pid| call.kernel.process(*pid))
+        .filter(|child| match which {
+            Which::Any => true,
+            Which::Process(pid) => child.pid == pid,
+            Which::Group(pgid) => child.pgid.get() == pgid,
+        })
+        .collect()
+}
+
+/// A child that has something to report, and the report as a wait status.
+fn find_change(call: &Call<'_>, which: Which, options: u64) -> Result<Option<(Rc<Process>, u32)>, Errno> {
+    let children = candidates(call, which);
+    if children.is_empty() {
+        return Err(Errno::ECHILD);
+    }
+    let found = children.into_iter().find_map(|child| {
+        let status = match child.child_state.get() {
+            ChildState::Zombie(status) if options & WEXITED != 0 => status,
+            ChildState::Stopped(signo) if options & WUNTRACED != 0 => signo << 8 | 0x7f,
+            ChildState::Continued if options & WCONTINUED != 0 => 0xffff,
+            _ => return None,
+        };
+        Some((child, status))
+    });
+    if let Some((child, _)) = &found {
+        if options & WNOWAIT == 0 {
+            if child.is_zombie() {
+                call.process.children.borrow_mut().retain(|pid| *pid != child.pid);
+                call.kernel.reap(&call.process, child);
+            } else {
+                child.child_state.set(ChildState::Running);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn wait_for_change(call: &Call<'_>, which: Which, options: u64) -> Result<Option<(Rc<Process>, u32)>, Stop> {
+    match find_change(call, which, options)? {
+        None if options & WNOHANG == 0 => {
+            call.wait_for(&call.process.child_changed)?;
+            Ok(None)
+        }
+        found => Ok(found),
+    }
+}
+
+fn wait4(call: &mut Call<'_>) -> SysResult {
+    let [pid, status_at, options, usage_at, ..] = call.args;
+    let pid = pid as u32 as i32;
+    if options & !(WNOHANG | WUNTRACED | WCONTINUED | 0xe000_0000) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let which = match pid {
+        -1 => Which::Any,
+        0 => Which::Group(call.process.pgid.get()),
+        pid if pid > 0 => Which::Process(pid as u32),
+        pid => Which::Group(pid.unsigned_abs()),
+    };
+    let Some((child, status)) = wait_for_change(call, which, options | WEXITED)? else { return Ok(0) };
+    if status_at != 0 {
+        call.write_u32(status_at, status)?;
+    }
+    if usage_at != 0 {
+        call.write(usage_at, &super::system::usage(child.dead_cpu_ns.get()))?;
+    }
+    Ok(u64::from(child.pid))
+}
+
+fn waitid(call: &mut Call<'_>) -> SysResult {
+    let [kind, id, info_at, options, usage_at, _] = call.args;
+    if options & (WEXITED | WUNTRACED | WCONTINUED) == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let which = match kind {
+        0 => Which::Any,
+        1 => Which::Process(id as u32),
+        2 if id == 0 => Which::Group(call.process.pgid.get()),
+        2 => Which::Group(id as u32),
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let found = wait_for_change(call, which, options)?;
+    if info_at != 0 {
+        let bytes = match &found {
+            None => [0; 128],
+            Some((child, status)) => {
+                let (code, value) = match *status {
+                    0xffff => (6, crate::task::signal::SIGCONT),
+                    status if status & 0xff == 0x7f => (5, status >> 8),
+                    status if status & 0x7f == 0 => (1, status >> 8),
+                    status => (2, status & 0x7f),
+                };
+                let uid = child.credentials.borrow().uid;
+                crate::task::signal::SignalInfo::child(code, child.pid, uid, value, 0).encode()
+            }
+        };
+        call.write(info_at, &bytes)?;
+    }
+    if let (Some((child, _)), true) = (&found, usage_at != 0) {
+        call.write(usage_at, &super::system::usage(child.dead_cpu_ns.get()))?;
+    }
+    Ok(0)
+}

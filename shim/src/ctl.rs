@@ -1,0 +1,135 @@
+//! `seussctl`: what people use.
+//!
+//! Owns the command line. `seussctl run` ([`run`]) drives the same code as a container does, without containerd.
+
+pub mod run;
+pub mod timings;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Exit code of `seussctl` when it is SEUSS that fails, not the program (as env(1) and Docker have it).
+pub const EXIT_FAILURE: u8 = 125;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "seussctl",
+    version,
+    about = "Run programs in SEUSS guests: unikernels under KVM that speak the Linux system-call ABI",
+    after_help = "EXAMPLES\n  \
+        Run the program that an image names:\n    \
+        seussctl run --rootfs python.oci.tar\n  \
+        Run another one in it, with less memory:\n    \
+        seussctl run --memory 128M --rootfs python.oci.tar -- python3 -c 'import os; print(os.uname())'\n  \
+        Use a directory as the root file system, interactively:\n    \
+        seussctl run --rootfs ./rootfs -- /bin/sh\n\n\
+        Containers are not started with seussctl: containerd does that, through containerd-shim-seuss-v2 (runtime type\n\
+        io.containerd.seuss.v2).",
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a program in a guest, connected to this terminal or pipe
+    Run(Box<RunArgs>),
+}
+
+/// `seussctl run`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The program sees the root file system read-only below a file system in memory: it may write everywhere, and what it wrote \
+        is gone when it ends. Standard input, output and error are this process'; if input and output are a terminal, so are the program's. \
+        SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH are passed on (the third SIGINT or SIGTERM within two seconds \
+        ends the guest).\n\n\
+        EXIT STATUS\n  \
+        the program's own, or 128 plus the signal that ended it; otherwise\n  \
+        125  SEUSS itself failed: no KVM, unusable root file system, too little memory, the guest broke\n  \
+        126  the program was found but cannot be executed\n  \
+        127  the program, or the interpreter that it needs, was not found\n\n\
+        ENVIRONMENT\n  \
+        SEUSS_LOG    what to log to standard error, for example `info` or `seuss_vmm=debug` (default: warn)\n  \
+        SEUSS_CACHE  directory in which converted image layers are kept (default: seuss/layers in $XDG_CACHE_HOME or ~/.cache)"
+)]
+pub struct RunArgs {
+    /// Root file system: a directory, an OCI image layout (directory or tar archive, also `docker save`'s), or an EROFS image
+    #[arg(long, value_name = "PATH")]
+    pub rootfs: PathBuf,
+
+    /// Which image, by name, if the archive holds several
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+
+    /// Memory of the guest, for example 256M or 1G; taken from the host as it is used
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = crate::size::parse_bytes)]
+    pub memory: u64,
+
+    /// Set an environment variable, or, without `=VALUE`, take it from here; may be repeated
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+
+    /// Working directory [default: the image's, or /]
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub cwd: Option<String>,
+
+    /// User and group, by name or number [default: the image's, or root]
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+
+    /// Host name
+    #[arg(long, value_name = "NAME", default_value = "seuss")]
+    pub hostname: String,
+
+    /// Refuse writes to the root file system
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// Keep converted image layers here instead of the default
+    #[arg(long, value_name = "DIR", env = "SEUSS_CACHE", conflicts_with = "no_cache")]
+    pub cache: Option<PathBuf>,
+
+    /// Convert image layers in memory, keep nothing
+    #[arg(long)]
+    pub no_cache: bool,
+
+    /// Write how long each phase took to FILE when the program has ended; `-` is standard error
+    #[arg(long, value_name = "FILE")]
+    pub timings: Option<PathBuf>,
+
+    /// Write the timings as JSON
+    #[arg(long, requires = "timings")]
+    pub json: bool,
+
+    /// Program and arguments [default: the image's Entrypoint and Cmd]
+    #[arg(last = true, value_name = "PROGRAM [ARGS]...")]
+    pub program: Vec<std::ffi::OsString>,
+}
+
+/// Runs `seussctl`. The value is the process' exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS };
+        }
+    };
+    crate::logging::to_stderr();
+    let Command::Run(args) = cli.command;
+    match run::run(&args) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("seussctl: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! `seussctl run`: one program in one guest, connected to this process' standard input and output.
+//!
+//! Owns the way from a command line to a [`GuestConfig`], the passing on of signals, and the exit code.
+
+use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use seuss_abi::spec::ProcessSpec;
+use seuss_snapshotter::rootfs::{BlobCache, RootfsError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::timings::{Timings, us};
+use super::{EXIT_FAILURE, RunArgs};
+use crate::guest::{Guest, GuestConfig, GuestError, GuestEvent, RequestError, StartError, Stdio, WaitStatus};
+use crate::image::{ImageError, RootImage};
+use crate::program::{self, DEFAULT_PATH, ProgramError};
+use crate::rootview::ViewError;
+use crate::terminal::{RawMode, window_size};
+use crate::users::{self, UserError};
+
+/// Signals that are passed on as they are.
+const FORWARDED: [i32; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
+/// So many SIGINTs or SIGTERMs within [`INSIST_WITHIN`] end a guest that does not react to them.
+const INSIST_COUNT: usize = 3;
+const INSIST_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a program could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The layer cache.
+    #[error("{source} (--no-cache does without, --cache DIR uses another)")]
+    Cache {
+        /// Why.
+        source: RootfsError,
+    },
+    /// The root file system.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The image cannot be read.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The program.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The guest did not start.
+    #[error("cannot start the guest: {0}")]
+    Start(#[from] StartError),
+    /// The guest broke.
+    #[error("the guest failed: {}", display_failure(.0))]
+    Guest(#[from] GuestError),
+    /// Something of this process.
+    #[error("cannot {operation}: {source}")]
+    Host {
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The timings.
+    #[error("cannot write the timings to {path}: {source}", path = .path.display())]
+    Timings {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn display_failure(error: &GuestError) -> String {
+    match error.report() {
+        Some(report) => format!("{error}\n{report}"),
+        None => error.to_string(),
+    }
+}
+
+impl RunError {
+    /// The exit code that stands for it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Program(error) => error.exit_code(),
+            _ => EXIT_FAILURE,
+        }
+    }
+}
+
+/// Runs the program; returns its exit code.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run(args: &RunArgs) -> Result<u8, RunError> {
+    let began = Instant::now();
+    let mut timings = Timings::default();
+    let image = open_image(args)?;
+    timings.rootfs_us = us(began.elapsed());
+    timings.rootfs_bytes = image.len_bytes();
+    let checking = Instant::now();
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let process = describe(args, &image, terminal)?;
+    program::check(&image.view, &process)?;
+    timings.check_us = us(checking.elapsed());
+    let config = GuestConfig {
+        memory_bytes: args.memory,
+        images: image.blobs()?,
+        process,
+        stdio: own_stdio()?,
+        name: format!("seuss-{}", std::process::id()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| RunError::Host { operation: "start the event loop", source })?;
+    let status = runtime.block_on(drive(config, terminal, &mut timings));
+    timings.total_us = us(began.elapsed());
+    let code = status.as_ref().map_or(EXIT_FAILURE, |status| status.shell_code() as u8);
+    timings.exit_code = code;
+    if let Some(path) = &args.timings {
+        let written = timings.write(path, args.json);
+        written.map_err(|source| RunError::Timings { path: path.clone(), source })?;
+    }
+    status.map(|_| code)
+}
+
+fn open_image(args: &RunArgs) -> Result<RootImage, RunError> {
+    let cache = match cache_dir(args).filter(|_| args.rootfs.is_file() || args.rootfs.join("oci-layout").is_file()) {
+        Some(dir) => Some(BlobCache::open(&dir).map_err(|source| RunError::Cache { source })?),
+        None => None,
+    };
+    Ok(RootImage::open(&args.rootfs, args.image.as_deref(), cache.as_ref())?)
+}
+
+fn cache_dir(args: &RunArgs) -> Option<PathBuf> {
+    if args.no_cache {
+        return None;
+    }
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = || var("XDG_CACHE_HOME").or_else(|| var("HOME").map(|home| home.join(".cache")));
+    args.cache.clone().or_else(|| base().map(|base| base.join("seuss/layers")))
+}
+
+/// The process that the command line and the image describe together.
+fn describe(args: &RunArgs, image: &RootImage, terminal: bool) -> Result<ProcessSpec, RunError> {
+    let defaults = &image.defaults;
+    let command: Vec<Vec<u8>> = if args.program.is_empty() {
+        defaults.entrypoint.iter().chain(&defaults.cmd).map(|arg| arg.clone().into_bytes()).collect()
+    } else {
+        args.program.iter().map(|arg| arg.as_bytes().to_vec()).collect()
+    };
+    if command.is_empty() {
+        return Err(ProgramError::None.into());
+    }
+    let identity = users::resolve(&image.view, args.user.as_deref().unwrap_or(&defaults.user))?;
+    let home = users::home(&image.view, identity.uid)?;
+    let cwd = args.cwd.clone().unwrap_or_else(|| defaults.cwd.clone());
+    let window = if terminal { window_size(io::stdout().as_fd()) } else { (0, 0) };
+    Ok(ProcessSpec {
+        args: command,
+        env: environment(&defaults.env, &args.env, &home, terminal),
+        cwd: if cwd.is_empty() { b"/".to_vec() } else { cwd.into_bytes() },
+        uid: identity.uid,
+        gid: identity.gid,
+        groups: identity.groups,
+        umask: 0o22,
+        terminal,
+        window,
+        hostname: args.hostname.clone().into_bytes(),
+        read_only_root: args.read_only,
+        ..ProcessSpec::default()
+    })
+}
+
+/// The image's environment, changed by the command line's, with what every program may expect.
+fn environment(image: &[String], own: &[String], home: &str, terminal: bool) -> Vec<Vec<u8>> {
+    let mut entries: Vec<(String, String)> = Vec::new();
+    let mut set = |key: &str, value: &str, replace: bool| match entries.iter_mut().find(|(name, _)| name == key) {
+        Some(entry) if replace => value.clone_into(&mut entry.1),
+        Some(_) => {}
+        None => entries.push((key.to_owned(), value.to_owned())),
+    };
+    for entry in image {
+        let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
+        set(key, value, true);
+    }
+    for entry in own {
+        match entry.split_once('=') {
+            Some((key, value)) => set(key, value, true),
+            None => {
+                if let Ok(value) = std::env::var(entry) {
+                    set(entry, &value, true);
+                }
+            }
+        }
+    }
+    set("PATH", DEFAULT_PATH, false);
+    set("HOME", home, false);
+    if terminal {
+        set("TERM", &std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned()), false);
+    }
+    entries.into_iter().map(|(key, value)| format!("{key}={value}").into_bytes()).collect()
+}
+
+fn own_stdio() -> Result<Stdio, RunError> {
+    let duplicate = |fd: BorrowedFd<'_>| {
+        let fd = fd.try_clone_to_owned();
+        fd.map(Some).map_err(|source| RunError::Host { operation: "duplicate a standard descriptor", source })
+    };
+    Ok(Stdio {
+        stdin: duplicate(io::stdin().as_fd())?,
+        stdout: duplicate(io::stdout().as_fd())?,
+        stderr: duplicate(io::stderr().as_fd())?,
+    })
+}
+
+/// Starts the guest and passes on signals until it has ended.
+async fn drive(config: GuestConfig, terminal: bool, timings: &mut Timings) -> Result<WaitStatus, RunError> {
+    let mut signals = Signals::new().map_err(|source| RunError::Host { operation: "listen for signals", source })?;
+    let (sender, mut ended) = mpsc::unbounded_channel();
+    let started = Instant::now();
+    let guest = Guest::start(config, move |event| {
+        if let GuestEvent::Ended(result) = event {
+            // The receiver lives until it has got this.
+            let _ = sender.send(result);
+        }
+    })?;
+    let running = Instant::now();
+    tracing::info!(elapsed_us = us(running - started), tid = guest.tid(), "guest started");
+    let raw = if terminal {
+        let raw = RawMode::enter(io::stdin());
+        Some(raw.map_err(|source| RunError::Host { operation: "put the terminal in raw mode", source })?)
+    } else {
+        None
+    };
+    let result = loop {
+        tokio::select! {
+            result = ended.recv() => break result,
+            signo = signals.next() => pass_on(&guest, signo, terminal, &mut signals.insisted),
+        }
+    };
+    // The terminal is as before when anything is said about the guest's end.
+    drop(raw);
+    timings.run_us = us(running.elapsed());
+    timings.start = guest.timings().into();
+    timings.guest = guest.stats().into();
+    match result {
+        Some(result) => Ok(result?),
+        None => Ok(guest.wait()?),
+    }
+}
+
+fn pass_on(guest: &Guest, signo: i32, terminal: bool, insisted: &mut Vec<Instant>) {
+    let result = match signo {
+        libc::SIGWINCH if terminal => {
+            let (rows, columns) = window_size(io::stdout().as_fd());
+            guest.resize(0, rows, columns)
+        }
+        libc::SIGWINCH => Ok(()),
+        _ => {
+            if signo == libc::SIGINT || signo == libc::SIGTERM {
+                let now = Instant::now();
+                insisted.retain(|at| now - *at < INSIST_WITHIN);
+                insisted.push(now);
+            }
+            if insisted.len() >= INSIST_COUNT {
+                tracing::warn!("the guest is ended by force");
+                guest.stop();
+                Ok(())
+            } else {
+                guest.signal(0, signo as u32, false)
+            }
+        }
+    };
+    match result {
+        Ok(()) | Err(RequestError::Ended) => {}
+        Err(error) => tracing::warn!(%error, signo, "a signal is lost"),
+    }
+}
+
+struct Signals {
+    streams: Vec<(i32, Signal)>,
+    insisted: Vec<Instant>,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let stream = |signo: i32| Ok((signo, signal(SignalKind::from_raw(signo))?));
+        let streams = FORWARDED.into_iter().chain([libc::SIGWINCH]).map(stream).collect::<io::Result<_>>()?;
+        Ok(Self { streams, insisted: Vec::new() })
+    }
+
+    async fn next(&mut self) -> i32 {
+        std::future::poll_fn(|context| {
+            for (signo, stream) in &mut self.streams {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*signo);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(image: &[&str], own: &[&str]) -> Vec<String> {
+        let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let entries = environment(&owned(image), &owned(own), "/root", false);
+        entries.into_iter().map(|entry| String::from_utf8(entry).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_command_line_changes_the_images_environment() {
+        assert_eq!(env(&["A=1", "PATH=/x"], &["A=2", "B=a=b"]), ["A=2", "PATH=/x", "B=a=b", "HOME=/root"]);
+        assert_eq!(env(&[], &["HOME=/h"]), ["HOME=/h".to_owned(), format!("PATH={DEFAULT_PATH}")]);
+    }
+
+    #[test]
+    fn a_name_alone_takes_the_value_from_here() {
+        // PATH is set wherever tests run.
+        let path = std::env::var("PATH").unwrap();
+        assert_eq!(env(&["PATH=/x"], &["PATH", "SEUSS_NOT_SET_ANYWHERE"])[0], format!("PATH={path}"));
+    }
+}

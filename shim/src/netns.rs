@@ -1,0 +1,143 @@
+//! Network namespaces.
+//!
+//! Owns [`run_in`]: runs a closure on a thread that is in a container's network namespace. Threads that the closure starts inherit the
+//! namespace (clone(2), network_namespaces(7)): that is how a guest's vCPU thread gets there, while the rest of the shim stays in
+//! containerd's.
+//!
+//! Unsafe: unshare(2), which in general can pull a thread's files or memory from under safe code.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use crate::spec::Network;
+
+/// Why a network namespace could not be entered.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// It cannot be opened or joined.
+    #[error("cannot enter the network namespace {path}: {source}", path = .path.display())]
+    Enter {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A new one cannot be made.
+    #[error("cannot make a network namespace: {source}")]
+    New {
+        /// Why.
+        source: io::Error,
+    },
+    /// A parameter cannot be set.
+    #[error("cannot set sysctl {key} to {value:?}: {source}")]
+    Sysctl {
+        /// Its path below /proc/sys.
+        key: String,
+        /// The value.
+        value: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread could not be started, or panicked.
+    #[error("the thread that entered the network namespace failed")]
+    Thread,
+}
+
+/// Runs `work` in `network`.
+///
+/// # Errors
+/// [`NetnsError`]; `work` was not run then, unless it panicked.
+pub fn run_in<T: Send>(network: &Network, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    if *network == Network::Host {
+        return Ok(work());
+    }
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("netns".to_owned());
+        let thread = builder.spawn_scoped(scope, || enter(network).map(|()| work())).map_err(|_| NetnsError::Thread)?;
+        thread.join().unwrap_or(Err(NetnsError::Thread))
+    })
+}
+
+/// Sets network parameters, (path below /proc/sys, value), in `network`: /proc/sys/net shows the reading thread's namespace.
+///
+/// # Errors
+/// [`NetnsError`].
+pub fn set_sysctls(network: &Network, sysctls: &[(String, String)]) -> Result<(), NetnsError> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    run_in(network, || {
+        for (key, value) in sysctls {
+            std::fs::write(Path::new("/proc/sys").join(key), value).map_err(|source| NetnsError::Sysctl {
+                key: key.clone(),
+                value: value.clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    })?
+}
+
+fn enter(network: &Network) -> Result<(), NetnsError> {
+    match network {
+        Network::Host => Ok(()),
+        Network::Path(path) => {
+            let failed = |source: io::Error| NetnsError::Enter { path: path.clone(), source };
+            let file = File::open(path).map_err(failed)?;
+            rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|e| failed(e.into()))
+        }
+        Network::New => {
+            // SAFETY: NEWNET changes neither the files nor the memory nor the signal handling of this thread, which was started for this
+            // purpose; sockets that other threads have open stay as they are.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+                .map_err(|e| NetnsError::New { source: e.into() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> PathBuf {
+        std::fs::read_link("/proc/thread-self/ns/net").unwrap()
+    }
+
+    #[test]
+    fn the_work_and_its_threads_are_inside_and_the_caller_is_not() {
+        let before = here();
+        let Ok((inside, child)) = run_in(&Network::New, || (here(), std::thread::spawn(here).join().unwrap())) else {
+            eprintln!("skipped: this user may not make network namespaces");
+            return;
+        };
+        assert_ne!(inside, before);
+        assert_eq!(inside, child);
+        assert_eq!(here(), before);
+    }
+
+    #[test]
+    fn joining_by_path_finds_that_namespace() {
+        let own = Network::Path("/proc/self/ns/net".into());
+        match run_in(&own, here) {
+            Ok(inside) => assert_eq!(inside, here()),
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_missing_namespace_is_named() {
+        let error = run_in(&Network::Path("/nonexistent/ns".into()), || ()).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/ns"), "{error}");
+    }
+
+    #[test]
+    fn the_host_network_needs_no_thread() {
+        let id = std::thread::current().id();
+        assert_eq!(run_in(&Network::Host, || std::thread::current().id()).unwrap(), id);
+    }
+}

@@ -1,0 +1,46 @@
+//! What a guest is made of: [`GuestConfig`] and the descriptors that go with it.
+
+use std::os::fd::OwnedFd;
+
+use seuss_abi::spec::ProcessSpec;
+
+/// Everything that [`crate::Guest::start`] needs.
+#[derive(Debug)]
+pub struct GuestConfig {
+    /// Memory limit in bytes: the size of the guest's private window, rounded down to 2 MiB and capped at
+    /// [`seuss_abi::layout::PRIVATE_MAX`]. Host memory is taken as the guest touches it.
+    pub memory_bytes: u64,
+    /// EROFS blobs of the root file system, base layer first.
+    pub images: Vec<ImageBlob>,
+    /// The first process. Its `stdio` field is overwritten: the VMM numbers the handles.
+    pub process: ProcessSpec,
+    /// Descriptors of the first process.
+    pub stdio: Stdio,
+    /// Name of the guest in logs and (its first 15 bytes) of the vCPU thread.
+    pub name: String,
+}
+
+/// One EROFS blob, mapped read-only into the guest.
+#[derive(Debug)]
+pub struct ImageBlob {
+    /// The blob; it must not change or shrink while the guest runs (the snapshotter's blobs are immutable).
+    pub file: OwnedFd,
+    /// Length in bytes, at most the file's; the guest sees it rounded up to a page, filled with zeros.
+    pub len_bytes: u64,
+    /// Name for messages.
+    pub name: String,
+}
+
+/// Standard descriptors of a process; `None` is `/dev/null`, inside the guest.
+///
+/// The VMM never leaves `O_NONBLOCK` behind on a description that others share: see `DESIGN.md`, "Handles". A FIFO given as stdin should
+/// have a writer already (a FIFO that never had one reads as end of file).
+#[derive(Debug, Default)]
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: Option<OwnedFd>,
+    /// Standard output.
+    pub stdout: Option<OwnedFd>,
+    /// Standard error.
+    pub stderr: Option<OwnedFd>,
+}

@@ -1,0 +1,222 @@
+//! One window of guest-physical memory: a mapping in this process, and the raw copies into and out of it.
+//!
+//! Unsafe because it maps memory and copies through raw pointers. No Rust reference into guest memory ever exists: bytes are
+//! copied in or out whole, or handed to the kernel as (pointer, length). Every access is checked against the window's bounds here.
+
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+use super::Gpa;
+
+/// Types that any bytes of their size are a valid value of.
+///
+/// # Safety
+/// The type is a primitive integer, or `repr(C)` with fields that are; it has no invalid bit patterns.
+pub(crate) unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($type:ty),* $(,)?) => {
+        $(
+            // SAFETY: integers, arrays of them, or repr(C) structures of them (seuss_abi fixes the layout).
+            unsafe impl Plain for $type {}
+        )*
+    };
+}
+
+plain!(
+    u8,
+    u32,
+    u64,
+    i64,
+    [u64; 512],
+    seuss_abi::call::Slot,
+    seuss_abi::call::Segment,
+    seuss_abi::event::Event,
+    seuss_abi::comm::Clock,
+    seuss_abi::comm::Control,
+    seuss_abi::comm::BootBlock,
+);
+
+// What is stored whole has no gap between its fields that would carry bytes of this process to the guest.
+const _: () = {
+    use seuss_abi::{comm, event, layout};
+    assert!(size_of::<event::Event>() == 2 * 4 + 2 * 8);
+    assert!(size_of::<comm::Clock>() == 2 * 4 + 5 * 8);
+    assert!(size_of::<comm::ImageWindow>() == 2 * 8);
+    let images = layout::IMAGE_WINDOWS_MAX * size_of::<comm::ImageWindow>();
+    assert!(size_of::<comm::BootBlock>() == 8 + 2 * 4 + 4 * 8 + 64 + 2 * 8 + images);
+};
+
+/// A mapping of a file into this process that is a window of guest-physical memory.
+pub(crate) struct Window {
+    gpa: Gpa,
+    host: NonNull<u8>,
+    len_bytes: usize,
+    writable: bool,
+}
+
+// SAFETY: the mapping belongs to this value alone and is valid in every thread of the process.
+unsafe impl Send for Window {}
+
+impl Window {
+    /// New zeroed memory of `len_bytes` (a multiple of the page size), in a memfd of sealed size.
+    pub(crate) fn anonymous(
+        name: &str,
+        gpa: Gpa,
+        len_bytes: u64,
+        huge_pages: bool,
+    ) -> rustix::io::Result<Self> {
+        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&file, len_bytes)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let window = Self::map(&file, gpa, len_bytes, true)?;
+        window.advise(Advice::LinuxDontDump);
+        if huge_pages {
+            window.advise(Advice::LinuxHugepage);
+        }
+        Ok(window)
+    }
+
+    /// The first `len_bytes` of `file`, read-only. The mapping keeps the file alive.
+    pub(crate) fn read_only(file: &OwnedFd, gpa: Gpa, len_bytes: u64) -> rustix::io::Result<Self> {
+        let window = Self::map(file, gpa, len_bytes, false)?;
+        window.advise(Advice::LinuxDontDump);
+        Ok(window)
+    }
+
+    fn map(file: &OwnedFd, gpa: Gpa, len_bytes: u64, writable: bool) -> rustix::io::Result<Self> {
+        let len_bytes = usize::try_from(len_bytes).map_err(|_| rustix::io::Errno::INVAL)?;
+        let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        // SAFETY: a new mapping at an address of the kernel's choice; nothing is replaced.
+        let host = unsafe { mmap(std::ptr::null_mut(), len_bytes, prot, MapFlags::SHARED, file, 0) }?;
+        let host = NonNull::new(host.cast()).ok_or(rustix::io::Errno::NOMEM)?;
+        Ok(Self { gpa, host, len_bytes, writable })
+    }
+
+    /// Advice is advice: a kernel that does not take it changes nothing that counts.
+    fn advise(&self, advice: Advice) {
+        // SAFETY: the range is this window's own mapping; none of the advices used here changes its content.
+        if let Err(error) = unsafe { madvise(self.host.as_ptr().cast(), self.len_bytes, advice) } {
+            tracing::debug!(gpa = %self.gpa, ?advice, %error, "madvise");
+        }
+    }
+
+    pub(crate) fn gpa(&self) -> Gpa {
+        self.gpa
+    }
+
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len_bytes as u64
+    }
+
+    pub(crate) fn writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Start of the mapping in this process, for KVM's memory slots.
+    pub(crate) fn host_address(&self) -> u64 {
+        self.host.as_ptr() as u64
+    }
+
+    /// The offset of `gpa` in this window if `len_bytes` from there lie inside it.
+    fn offset(&self, gpa: Gpa, len_bytes: u64) -> Option<usize> {
+        let offset = gpa.0.checked_sub(self.gpa.0)?;
+        let end = offset.checked_add(len_bytes)?;
+        (end <= self.len_bytes as u64).then_some(offset as usize)
+    }
+
+    /// Whether `len_bytes` from `gpa` lie inside this window.
+    pub(crate) fn contains(&self, gpa: Gpa, len_bytes: u64) -> bool {
+        self.offset(gpa, len_bytes).is_some()
+    }
+
+    /// The piece as (pointer, length) for the kernel to read or write; `None` outside of the window.
+    pub(crate) fn iovec(&self, gpa: Gpa, len_bytes: u64) -> Option<libc::iovec> {
+        let offset = self.offset(gpa, len_bytes)?;
+        // SAFETY: `offset` was just checked to lie inside the mapping (or at its end, with length 0).
+        let base = unsafe { self.host.add(offset) };
+        Some(libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len_bytes as usize })
+    }
+
+    /// Copy out of guest memory; `None` outside of the window.
+    pub(crate) fn read(&self, gpa: Gpa, into: &mut [u8]) -> Option<()> {
+        let from = self.iovec(gpa, into.len() as u64)?;
+        // SAFETY: `from` covers `into.len()` bytes of the mapping, which no Rust object overlaps. The one vCPU that could write
+        // there is driven by the thread that copies, so it stands still.
+        unsafe { std::ptr::copy_nonoverlapping(from.iov_base.cast::<u8>(), into.as_mut_ptr(), into.len()) };
+        Some(())
+    }
+
+    /// Copy into guest memory; `None` outside of the window or if it is read-only.
+    pub(crate) fn write(&self, gpa: Gpa, from: &[u8]) -> Option<()> {
+        if !self.writable {
+            return None;
+        }
+        let into = self.iovec(gpa, from.len() as u64)?;
+        // SAFETY: `into` covers `from.len()` bytes of the mapping, which is writable and which no Rust object overlaps.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into.iov_base.cast::<u8>(), from.len()) };
+        Some(())
+    }
+
+    /// Read one value; `None` outside of the window. No alignment is asked for.
+    pub(crate) fn load<T: Plain>(&self, gpa: Gpa) -> Option<T> {
+        let from = self.iovec(gpa, size_of::<T>() as u64)?;
+        // SAFETY: in bounds, and any bytes are a `T` (`Plain`).
+        Some(unsafe { from.iov_base.cast::<T>().read_unaligned() })
+    }
+
+    /// Write one value; `None` outside of the window or if it is read-only. No alignment is asked for.
+    pub(crate) fn store<T: Plain>(&self, gpa: Gpa, value: T) -> Option<()> {
+        if !self.writable {
+            return None;
+        }
+        let into = self.iovec(gpa, size_of::<T>() as u64)?;
+        // SAFETY: in bounds of a writable mapping that no Rust object overlaps.
+        unsafe { into.iov_base.cast::<T>().write_unaligned(value) };
+        Some(())
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: the range is the one that `map` made; nobody has pointers into it beyond a borrow of `self`. (KVM's slots
+        // follow the process' mappings and see it go.)
+        let unmapped = unsafe { munmap(self.host.as_ptr().cast(), self.len_bytes) };
+        debug_assert!(unmapped.is_ok(), "munmap of window {}", self.gpa);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_hold_at_both_ends() {
+        let window = Window::anonymous("test", Gpa(0x10_0000), 0x2000, false).expect("memfd");
+        let mut byte = [0_u8];
+        assert!(window.read(Gpa(0x10_0000), &mut byte).is_some());
+        assert!(window.read(Gpa(0x10_1fff), &mut byte).is_some());
+        assert!(window.read(Gpa(0x10_2000), &mut byte).is_none());
+        assert!(window.read(Gpa(0x0f_ffff), &mut byte).is_none());
+        assert!(window.load::<u64>(Gpa(0x10_1ff8)).is_some());
+        assert!(window.load::<u64>(Gpa(0x10_1ff9)).is_none());
+        assert!(window.store(Gpa(u64::MAX), 1_u64).is_none());
+        assert!(window.contains(Gpa(0x10_2000), 0));
+        assert!(!window.contains(Gpa(0x10_0000), u64::MAX));
+    }
+
+    #[test]
+    fn a_read_only_window_takes_no_write() {
+        let file = memfd_create("blob", MemfdFlags::CLOEXEC).expect("memfd");
+        rustix::io::write(&file, b"erofs").expect("write");
+        let window = Window::read_only(&file, Gpa(0), 4096).expect("map");
+        let mut text = [0; 6];
+        window.read(Gpa(0), &mut text).expect("inside");
+        assert_eq!(&text, b"erofs\0");
+        assert!(window.write(Gpa(0), b"x").is_none());
+        assert!(window.store(Gpa(0), 1_u32).is_none());
+    }
+}

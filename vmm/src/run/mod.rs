@@ -1,0 +1,379 @@
+//! The run loop: one thread drives one guest.
+//!
+//! Owns [`Runner`], which lives on the vCPU thread: it enters the guest, serves its calls ([`doorbell`]), interrupts it ([`ticker`], `interrupt`), and turns
+//! every way of ending into a result. It never blocks but in an idle call and in a pause, and never panics on what a guest does.
+
+mod control;
+mod doorbell;
+mod execs;
+mod log;
+pub(crate) mod thread;
+mod ticker;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::time::Timespec;
+use seuss_abi::comm::{CLOCK_OFFSET, Clock, MAILBOX_OFFSET};
+use seuss_abi::event::{Event, Kind};
+use seuss_abi::layout::{COMM_GPA, ENTRY_UPCALL, KERNEL_BASE, KERNEL_END, RFLAGS};
+
+use crate::clock::{GuestClock, Sample, monotonic_ns};
+use crate::error::GuestError;
+use crate::events::{BadTail, EventRing};
+use crate::handles::Handles;
+use crate::kernel::KernelImage;
+use crate::kernel::symbols::Symbols;
+use crate::memory::Gpa;
+use crate::report::{Recorder, Report, Scene};
+use crate::shared::{Request, Shared};
+use crate::shell::{DrivenMachine, Machine};
+use crate::status::WaitStatus;
+use crate::vcpu::{ExitReason, KvmError};
+use control::ControlPage;
+use execs::{Execs, Posted, Waiting};
+use log::LogLimit;
+use ticker::{Ticker, Wishes};
+
+/// KVM_RUN may ask to be repeated; so many times in a row is not a guest that runs.
+const AGAIN_MAX: u32 = 10_000;
+
+/// What a guest tells whoever started it. Events come on the vCPU thread; `Ended` is the last one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GuestEvent {
+    /// A process that was started with [`crate::Guest::exec`] has ended.
+    Exited {
+        /// Its token.
+        token: u32,
+        /// How.
+        status: WaitStatus,
+    },
+    /// A process asked for with [`crate::Guest::exec`] runs, or could not be started. The first process is told with token 0, if it runs; if it does not, the
+    /// guest ends with [`GuestError::NotStarted`].
+    ExecStarted {
+        /// Its token.
+        token: u32,
+        /// Its pid inside the guest, or errno.
+        result: Result<u32, i32>,
+    },
+    /// The guest is gone: its first process ended, it was stopped, or it failed. Processes started with `exec` ended with it.
+    Ended(Result<WaitStatus, GuestError>),
+}
+
+/// Receives the events of a guest.
+pub(crate) type EventSink = Box<dyn FnMut(GuestEvent) + Send>;
+
+/// Why the run loop is over.
+#[derive(Debug)]
+enum End {
+    Status(WaitStatus),
+    Protocol(String),
+    Panic(String),
+    NotStarted { errno: i32, message: String },
+    Exit(ExitReason),
+    Kvm(KvmError),
+    Host(String),
+}
+
+impl From<BadTail> for End {
+    fn from(error: BadTail) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+impl From<KvmError> for End {
+    fn from(error: KvmError) -> Self {
+        Self::Kvm(error)
+    }
+}
+
+/// Everything that one guest's thread works on.
+pub(crate) struct Runner {
+    machine: DrivenMachine,
+    shared: Arc<Shared>,
+    handles: Handles,
+    ring: EventRing,
+    clock: GuestClock,
+    ticker: Ticker,
+    execs: Execs,
+    recorder: Recorder,
+    log_limit: LogLimit,
+    kernel: KernelImage,
+    reserved_bytes: u64,
+    events: EventSink,
+}
+
+/// What a runner is made of.
+pub(crate) struct Parts {
+    pub(crate) machine: Machine,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) handles: Handles,
+    pub(crate) stdin: u32,
+    pub(crate) clock: GuestClock,
+    pub(crate) kernel: KernelImage,
+    pub(crate) reserved_bytes: u64,
+    pub(crate) events: EventSink,
+}
+
+impl Runner {
+    /// A runner on the calling thread, which is the one that will run it.
+    pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
+        let Parts { machine, shared, handles, stdin, clock, kernel, reserved_bytes, events } = parts;
+        let ticker = Ticker::new(thread::Timer::new()?);
+        Ok(Self {
+            recorder: Recorder::new(shared.name.clone()),
+            machine: machine.drive(),
+            shared,
+            handles,
+            ring: EventRing::default(),
+            clock,
+            ticker,
+            execs: Execs::new(stdin),
+            log_limit: LogLimit::new(monotonic_ns()),
+            kernel,
+            reserved_bytes,
+            events,
+        })
+    }
+
+    /// Run the guest to its end, tell everybody, and let everything go.
+    pub(crate) fn run(mut self) {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.until_end()));
+        let result =
+            ended.unwrap_or_else(|_| Err(GuestError::Host { what: "the vCPU thread panicked".into() }));
+        match &result {
+            Ok(status) => tracing::debug!(guest = self.shared.name, %status, "guest ended"),
+            Err(error) => {
+                tracing::error!(guest = self.shared.name, %error, "guest failed");
+                if let Some(report) = error.report() {
+                    tracing::error!(target: "seuss_vmm::report", guest = self.shared.name, "{report}");
+                    self.recorder.trace(|| report.to_string());
+                }
+            }
+        }
+        let mut unanswered = self.execs.unanswered();
+        let (requests, tokens) = self.shared.close();
+        unanswered.extend(requests.iter().filter_map(|request| match request {
+            Request::Exec { token, .. } => Some(*token),
+            _ => None,
+        }));
+        // Before anybody hears of the end: what reads the guest's output sees its end first.
+        self.handles.clear();
+        drop(requests);
+        for token in tokens {
+            // A request that never reached the guest did not start; anything else was killed with it.
+            let event = if unanswered.contains(&token) {
+                GuestEvent::ExecStarted { token, result: Err(libc::ESRCH) }
+            } else {
+                GuestEvent::Exited { token, status: WaitStatus::signalled(libc::SIGKILL as u8) }
+            };
+            self.emit(event);
+        }
+        if let Some(cpu_time) = thread::cpu_time(thread::current_tid()) {
+            self.shared.counters.final_cpu_ns.set(cpu_time.as_nanos() as u64);
+        }
+        self.publish();
+        self.shared.finish(result.clone());
+        self.emit(GuestEvent::Ended(result));
+    }
+
+    fn emit(&mut self, event: GuestEvent) {
+        // The callback is the caller's; should it panic, the guest's end must still be told to those who wait.
+        let sink = &mut self.events;
+        let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sink(event)));
+        if called.is_err() {
+            tracing::error!(guest = self.shared.name, "the event callback panicked");
+        }
+    }
+
+    fn until_end(&mut self) -> Result<WaitStatus, GuestError> {
+        let mut last = ExitReason::Kicked;
+        let end = self.enter_until_end(&mut last);
+        let report = |runner: &Self| {
+            let symbols = Symbols::read(&runner.kernel);
+            let (vcpu, memory) = (&runner.machine.vcpu, &runner.machine.memory);
+            let scene = Scene { vcpu, memory, symbols: &symbols, recorder: &runner.recorder };
+            Box::new(Report::draw(last, &scene))
+        };
+        match end {
+            End::Status(status) => Ok(status),
+            End::Protocol(what) => Err(GuestError::Protocol { what, report: report(self) }),
+            End::NotStarted { errno, message } => Err(GuestError::NotStarted { errno, message }),
+            End::Panic(message) => Err(GuestError::Panic { message, report: report(self) }),
+            End::Exit(reason) => Err(GuestError::UnexpectedExit { reason, report: report(self) }),
+            End::Kvm(error) => Err(GuestError::Kvm { error, report: report(self) }),
+            End::Host(what) => Err(GuestError::Host { what }),
+        }
+    }
+
+    fn enter_until_end(&mut self, last: &mut ExitReason) -> End {
+        let mut again = 0;
+        let mut first = Some(Instant::now());
+        // Not through a kick: what was asked for before the first entry, and the first readiness.
+        if let Err(end) = self.look_around() {
+            return end;
+        }
+        loop {
+            let wishes = self.wishes();
+            self.ticker.before_entry(&wishes, monotonic_ns());
+            let exit = self.machine.vcpu.run();
+            if let Some(first) = first.take() {
+                self.shared.counters.first_exit_ns.set(first.elapsed().as_nanos() as u64);
+            }
+            self.recorder.trace(|| format!("exit: {exit}"));
+            *last = exit;
+            let served = match last {
+                ExitReason::Doorbell => self.doorbell(),
+                ExitReason::Kicked => self.kicked(),
+                ExitReason::Again if again < AGAIN_MAX => {
+                    again += 1;
+                    std::thread::yield_now();
+                    continue;
+                }
+                unexpected => return End::Exit(unexpected.clone()),
+            };
+            again = 0;
+            if let Err(end) = served {
+                return end;
+            }
+        }
+    }
+
+    fn control(&self) -> ControlPage<'_> {
+        ControlPage(self.machine.memory.comm())
+    }
+
+    fn wishes(&self) -> Wishes {
+        let control = self.control();
+        Wishes {
+            attention: control.attention(),
+            wants_tick: control.wants_tick(),
+            next_event_ns: control.next_event_ns(),
+        }
+    }
+
+    fn publish(&self) {
+        self.control().publish(&self.shared.counters, self.reserved_bytes);
+    }
+
+    /// A kick: see what there is, and interrupt the guest if it concerns it.
+    fn kicked(&mut self) -> Result<(), End> {
+        self.shared.counters.kicks.count();
+        let posted = self.look_around()?;
+        let now_ns = monotonic_ns();
+        let wishes = self.wishes();
+        let due = self.ticker.schedule.is_due(&wishes, now_ns);
+        if posted || due {
+            self.control().set_attention();
+        }
+        if posted || due || wishes.attention {
+            self.interrupt()?;
+        }
+        Ok(())
+    }
+
+    /// Take requests and readiness. Returns whether the ring got anything.
+    fn look_around(&mut self) -> Result<bool, End> {
+        // First the flag, then what it stands for: a kick from here on makes the next KVM_RUN return.
+        self.machine.vcpu.clear_immediate_exit();
+        self.take_requests()?;
+        self.pause_or_stop()?;
+        self.publish();
+        if self.execs.waits_for_first() && self.control().has_started() {
+            self.execs.first_description_read();
+        }
+        self.post_exec()?;
+        self.refresh_clock(monotonic_ns());
+        self.harvest(Some(Timespec { tv_sec: 0, tv_nsec: 0 }))
+    }
+
+    /// If the application runs, enter the guest at its upcall address; the library OS is left alone.
+    fn interrupt(&mut self) -> Result<(), End> {
+        let vcpu = &self.machine.vcpu;
+        let mut registers = vcpu.registers()?;
+        if (KERNEL_BASE..KERNEL_END).contains(&registers.rip) {
+            return Ok(());
+        }
+        // An exception on its way belongs to the interrupted instruction: it goes first.
+        if vcpu.special_registers()?.ss.dpl != 3 || vcpu.event_in_flight()? {
+            return Ok(());
+        }
+        self.control().set_upcall(registers.rip, registers.rsp, registers.rflags);
+        registers.rip = ENTRY_UPCALL;
+        registers.rflags = RFLAGS;
+        vcpu.set_registers(&registers)?;
+        self.ticker.schedule.delivered();
+        self.shared.counters.upcalls.count();
+        self.recorder.trace(|| "upcall".into());
+        Ok(())
+    }
+
+    fn refresh_clock(&mut self, now_ns: u64) {
+        if !self.clock.is_stale(now_ns) {
+            return;
+        }
+        self.clock.refresh(Sample::take());
+        // The guest stands still while its page is written, so that it sees the odd sequence never, and the change of the even one when
+        // it was interrupted while reading.
+        let page: Clock = self.clock.page();
+        self.machine.memory.comm().store(Gpa(COMM_GPA + CLOCK_OFFSET), page);
+    }
+
+    /// Wait for readiness and post it. Returns whether the ring got anything.
+    fn harvest(&mut self, timeout: Option<Timespec>) -> Result<bool, End> {
+        let comm = self.machine.memory.comm();
+        let flushed = self.ring.flush(comm)?;
+        let room = self.ring.room(comm)?;
+        let ring = &mut self.ring;
+        let waited = self.handles.wait(timeout, room, |event| ring.push(event));
+        waited.map_err(|errno| End::Host(format!("cannot wait for the guest's handles: {errno}")))?;
+        Ok(self.ring.flush(self.machine.memory.comm())? || flushed)
+    }
+
+    fn take_requests(&mut self) -> Result<(), End> {
+        let room = self.ring.room(self.machine.memory.comm())?;
+        for request in self.shared.take_requests(room) {
+            match request {
+                Request::Post(event) => self.ring.push(event),
+                Request::Exec { token, spec, stdio } => self.execs.ask(Waiting { token, spec, stdio }),
+                Request::CloseStdin { token } => {
+                    if let Some(handle) = self.execs.stdin(token) {
+                        self.handles.finish_input(handle);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pause_or_stop(&mut self) -> Result<(), End> {
+        self.shared.wait_while_paused();
+        if self.shared.stopping() {
+            return Err(End::Status(WaitStatus::signalled(libc::SIGKILL as u8)));
+        }
+        Ok(())
+    }
+
+    /// Put the next waiting process into the mailbox, if it is free.
+    fn post_exec(&mut self) -> Result<(), End> {
+        while let Some(Waiting { token, mut spec, stdio }) = self.execs.next() {
+            match self.handles.adopt(stdio) {
+                Ok(numbers) => {
+                    spec.stdio = numbers;
+                    let blob = spec.encode();
+                    let mailbox = Gpa(COMM_GPA + MAILBOX_OFFSET);
+                    let written = self.machine.memory.comm().write(mailbox, &blob);
+                    written.ok_or_else(|| End::Host("a process description does not fit".into()))?;
+                    self.ring.push(Event { kind: Kind::Exec as u32, a: token, b: blob.len() as u64, c: 0 });
+                    self.execs.posted(Posted { token, stdio: numbers });
+                }
+                Err(errno) => {
+                    self.shared.forget_token(token);
+                    let result = Err(errno.raw_os_error());
+                    self.emit(GuestEvent::ExecStarted { token, result });
+                }
+            }
+        }
+        Ok(())
+    }
+}
