@@ -4,7 +4,7 @@
 //! what to log from `SEUSS_LOG` (as `RUST_LOG` elsewhere).
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{config, drain, kvm, pipe, run, start};
 use seuss_abi::spec::ProcessSpec;
-use seuss_vmm::{GuestConfig, GuestEvent, RequestError, Stdio, WaitStatus};
+use seuss_vmm::{GuestConfig, GuestError, GuestEvent, RequestError, Stdio, WaitStatus};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -308,6 +308,7 @@ fn a_signal_wakes_an_idle_guest() {
 
 // For every Exec event: Started(token, 77) for even tokens and -ENOENT for odd ones; for every Signal event: Exited(its token, signal).
 guest!(execs: concat!(
+    call!("9", "0", "1"),
     "2:\n",
     call!("3", "-1"),
     "5:\n mov ecx, [r15 + 0x4004]\n cmp ecx, [r15 + 0x4000]\n je 2b\n",
@@ -330,6 +331,7 @@ fn more_processes_come_and_go() {
     let guest = &started.guest;
     assert_eq!(guest.exec(0, spec(), Stdio::default()), Err(RequestError::TokenTaken { token: 0 }));
     assert_eq!(guest.exec(1, ProcessSpec::default(), Stdio::default()), Err(RequestError::NoArguments));
+    assert_eq!(started.event(), GuestEvent::ExecStarted { token: 0, result: Ok(1) });
     let (stdout, writer) = pipe();
     for token in 2..10 {
         let stdio = Stdio { stdout: Some(writer.try_clone().expect("dup")), ..Stdio::default() };
@@ -352,6 +354,54 @@ fn more_processes_come_and_go() {
     assert_eq!(started.event(), GuestEvent::Ended(Ok(WaitStatus::signalled(9))));
     assert_eq!(drain(stdout), b"", "all of them let go of the pipe");
     assert_eq!(guest.exec(20, spec(), Stdio::default()), Err(RequestError::Ended));
+}
+
+// Told of its first process only after a while: requests that came before must wait.
+guest!(starts_late: concat!(
+    "mov r13, [r15 + 0x1018]\n add r13, 20000000\n mov r12, [r15 + 0x10000]\n 2:\n",
+    call!("3", "r13"),
+    "mov ecx, [r15 + 0x4000]\n mov [r15 + 0x4004], ecx\n rdtsc\n shl rdx, 32\n or rax, rdx\n sub rax, [r15 + 0x1010]\n",
+    "mul qword ptr [r15 + 0x1008]\n mov ecx, [r15 + 0x1004]\n shrd rax, rdx, cl\n add rax, [r15 + 0x1018]\n cmp rax, r13\n jb 2b\n",
+    "cmp r12, [r15 + 0x10000]\n jne 3f\n",
+    call!("9", "0", "1"),
+    call!("3", "-1"),
+    "mov r13d, [r15 + 0x4000]\n dec r13d\n imul r13, r13, 24\n mov r13d, [r15 + r13 + 0x4020]\n shl r13, 8\n",
+    call!("1", "r13"),
+    "3:\n",
+    call!("1", "99 * 256"),
+));
+
+#[test]
+fn a_process_waits_until_the_first_one_runs() {
+    if !kvm() {
+        return;
+    }
+    let started = start(config(), starts_late()).expect("starts");
+    let long = ProcessSpec { args: vec![b"another".to_vec(); 100], ..ProcessSpec::default() };
+    started.guest.exec(1, long, Stdio::default()).expect("runs");
+    assert_eq!(started.event(), GuestEvent::ExecStarted { token: 0, result: Ok(1) });
+    assert_eq!(
+        started.event(),
+        GuestEvent::ExecStarted { token: 1, result: Err(libc::ESRCH) },
+        "ended unanswered"
+    );
+    assert_eq!(started.event(), GuestEvent::Ended(Ok(WaitStatus::exited(3))), "the event that came was Exec");
+}
+
+guest!(cannot_start: concat!(
+    "mov dword ptr [r14 + 0x300000], 0x73756f6e\n",
+    "mov qword ptr [r15 + 0x2020], 4\n",
+    call!("9", "0", "-2", "0x100300000"),
+));
+
+#[test]
+fn a_program_that_cannot_start_is_an_error_with_its_reason() {
+    if !kvm() {
+        return;
+    }
+    let error = run(config(), cannot_start()).expect_err("no program");
+    assert_eq!(error, GuestError::NotStarted { errno: libc::ENOENT, message: "nous".into() });
+    assert!(error.report().is_none());
 }
 
 guest!(spins_in_kernel: "2: inc qword ptr [r15 + 0x3040]\n jmp 2b");

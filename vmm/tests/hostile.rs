@@ -46,6 +46,7 @@ guest!(segment_outside: concat!(segment!("0x100fffff0", "17"), call!("5", "1", "
 guest!(segment_wraps: concat!(segment!("0x100300000", "-1"), call!("5", "1", "0x100200000", "1")));
 guest!(read_into_comm: concat!(segment!("0x0", "4096"), call!("4", "0", "0x100200000", "1")));
 guest!(not_started: call!("9", "5", "1"));
+guest!(started_twice: concat!(call!("9", "0", "1"), call!("9", "0", "1")));
 guest!(not_alive: call!("7", "0", "0"));
 
 #[test]
@@ -64,6 +65,7 @@ fn broken_calls_are_named() {
         (segment_wraps(), "segment 0 (gpa 0x100300000, 0xffffffffffffffff bytes)"),
         (read_into_comm(), "segment 0 (gpa 0x0, 0x1000 bytes)"),
         (not_started(), "Started(0x5, 0x1) without such a request"),
+        (started_twice(), "Started(0, 0x1): wrong, or the second one"),
         (not_alive(), "Exited of token 0x0"),
     ] {
         let message = protocol(code);

@@ -7,7 +7,8 @@
 //!
 //! Reference: namespaces(7), pivot_root(2), the overlayfs document of the kernel.
 //!
-//! Unsafe: unshare(2), close_range(2), and the ioctl that brings the loopback interface up have no safe form.
+//! Unsafe: unshare(2), close_range(2), rt_sigaction(2) and the ioctl that brings the loopback interface up have no safe
+//! form.
 
 use std::ffi::CString;
 use std::fs;
@@ -104,6 +105,7 @@ pub fn inside(root: &Path, argv: &[String]) -> Result<()> {
     }
     setsid().context("cannot make a session")?;
     close_on_exec();
+    default_signals();
     let (program, args) = argv.split_first().context("no program")?;
     let error = Command::new(program).args(args).exec();
     bail!("{program}: {error}");
@@ -118,6 +120,16 @@ fn new_namespaces(flags: UnshareFlags) -> Result<()> {
 fn close_on_exec() {
     // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing now; it sets a flag on descriptors that exist.
     unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+}
+
+/// What the caller ignores would be ignored by the program too. glibc's own signal(3) leaves 32 and 33 out: the call is raw.
+fn default_signals() {
+    // struct sigaction of the kernel: handler SIG_DFL, no flags, no restorer, empty mask.
+    let default = [0_u64; 4];
+    for number in 1..=64 {
+        // SAFETY: the kernel reads 32 bytes and writes nothing; SIGKILL and SIGSTOP are refused, which is fine.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null::<u64>(), 8) };
+    }
 }
 
 /// netdevice(7): interface flags are read and written through an ioctl with the name.

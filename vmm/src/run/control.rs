@@ -61,12 +61,6 @@ impl ControlPage<'_> {
         counters.used_bytes.set(used.min(counters.limit_bytes.get()));
     }
 
-    /// Whether the guest has shown that it has read the first process' description.
-    pub(super) fn has_started(&self) -> bool {
-        let control: Control = self.load_all();
-        control.syscalls > 0 || control.processes > 0
-    }
-
     fn load_all(&self) -> Control {
         self.load(0)
     }

@@ -38,10 +38,6 @@ impl Runner {
         } else {
             counters.calls.count()
         }
-        if !matches!(op, Op::Log | Op::Panic) {
-            // The library OS reads the first process' description before it does anything else for that process.
-            self.execs.first_description_read();
-        }
         let [a, b, c, ..] = slot.args;
         match op {
             Op::Exit => Err(End::Status(status(op, a)?)),
@@ -111,27 +107,20 @@ impl Runner {
 
     /// The first process runs, or cannot: then the guest is of no use.
     fn first_started(&mut self, result: u64, message: Gpa, len_bytes: u64) -> Result<i64, End> {
-        match result as i64 {
-            errno @ -4095..=-1 => Err(End::NotStarted {
-                errno: -errno as i32,
-                message: self.message(message, len_bytes, PANIC_MAX),
-            }),
-            pid => {
-                let pid =
-                    u32::try_from(pid).map_err(|_| End::Protocol(format!("Started(0, {result:#x})")))?;
-                self.emit(GuestEvent::ExecStarted { token: 0, result: Ok(pid) });
-                Ok(0)
-            }
+        let wrong = || End::Protocol(format!("Started(0, {result:#x}): wrong, or the second one"));
+        let started = started_result(result).filter(|_| self.execs.first_answered()).ok_or_else(wrong)?;
+        if let Err(errno) = started {
+            return Err(End::NotStarted { errno, message: self.message(message, len_bytes, PANIC_MAX) });
         }
+        self.emit(GuestEvent::ExecStarted { token: 0, result: started });
+        self.post_exec()?;
+        Ok(0)
     }
 
     fn started(&mut self, token: u64, result: u64) -> Result<i64, End> {
         let wrong = || End::Protocol(format!("Started({token:#x}, {result:#x}) without such a request"));
         let exec = self.execs.answered(token).ok_or_else(wrong)?;
-        let result = match result as i64 {
-            errno @ -4095..=-1 => Err(-errno as i32),
-            pid => Ok(u32::try_from(pid).map_err(|_| wrong())?),
-        };
+        let result = started_result(result).ok_or_else(wrong)?;
         if result.is_err() {
             for number in exec.stdio {
                 self.handles.close(number);
@@ -165,6 +154,14 @@ impl Runner {
         }
         self.refresh_clock(monotonic_ns());
         Ok(())
+    }
+}
+
+/// The second argument of `Started`: a pid or a negated errno.
+fn started_result(raw: u64) -> Option<Result<u32, i32>> {
+    match raw as i64 {
+        errno @ -4095..=-1 => Some(Err(-errno as i32)),
+        pid => u32::try_from(pid).ok().map(Ok),
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Posted {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Mailbox {
-    /// Holds the first process' description, which the guest may not have read.
+    /// Holds the first process' description, which the guest has not answered for.
     FirstProcess,
     Free,
     /// Holds the description of a process that the guest has not answered for.
@@ -49,16 +49,13 @@ impl Execs {
         self.waiting.push_back(waiting);
     }
 
-    /// The guest has shown that it read the first process' description.
-    pub(super) fn first_description_read(&mut self) {
-        if self.mailbox == Mailbox::FirstProcess {
+    /// The guest answers for the first process. Returns whether it had not done so yet.
+    pub(super) fn first_answered(&mut self) -> bool {
+        let first = self.mailbox == Mailbox::FirstProcess;
+        if first {
             self.mailbox = Mailbox::Free;
         }
-    }
-
-    /// Whether only a sign from the guest keeps a request waiting.
-    pub(super) fn waits_for_first(&self) -> bool {
-        self.mailbox == Mailbox::FirstProcess && !self.waiting.is_empty()
+        first
     }
 
     /// The next request that the mailbox is free for.
@@ -117,11 +114,10 @@ mod tests {
         ask(&mut execs, 7);
         ask(&mut execs, 8);
         assert!(execs.next().is_none(), "the first process' description may be unread");
-        assert!(execs.waits_for_first());
-        execs.first_description_read();
+        assert!(execs.first_answered());
         assert_eq!(execs.next().map(|waiting| waiting.token), Some(7));
         execs.posted(Posted { token: 7, stdio: [3, 4, 5] });
-        execs.first_description_read();
+        assert!(!execs.first_answered(), "answered twice");
         assert!(execs.next().is_none(), "7 has not been answered");
         assert_eq!(execs.unanswered(), [7, 8]);
         assert_eq!(execs.answered(8), None);

@@ -279,9 +279,6 @@ impl Runner {
         self.take_requests()?;
         self.pause_or_stop()?;
         self.publish();
-        if self.execs.waits_for_first() && self.control().has_started() {
-            self.execs.first_description_read();
-        }
         self.post_exec()?;
         self.refresh_clock(monotonic_ns());
         self.harvest(Some(Timespec { tv_sec: 0, tv_nsec: 0 }))

@@ -4,7 +4,7 @@
 #include "check.h"
 
 int main(void) {
-    static const long unknown[] = { 335, 400, 423, 500, 511, 600, 1000, 4096, 0x3fffffff, -1, 0x7fffffff };
+    static const long unknown[] = { 387, 400, 423, 500, 511, 600, 1000, 4096, 0x3fffffff, -1, 0x7fffffff };
     for (size_t i = 0; i < LEN(unknown); i++) {
         char name[32];
         snprintf(name, sizeof name, "%ld", unknown[i]);

@@ -6,3 +6,6 @@ pub mod pager;
 pub mod paging;
 pub mod space;
 pub mod user;
+
+#[cfg(test)]
+mod tests;

@@ -130,7 +130,7 @@ impl<'a> Call<'a> {
     /// A buffer of the application, to read into or write from.
     #[must_use]
     pub fn buffer(&self, address: u64, len: u64) -> UserBuffer {
-        UserBuffer { process: self.process.clone(), pieces: vec![(address, len.min(MAX_RW_COUNT))], at: 0 }
+        UserBuffer::new(self.process.clone(), vec![(address, len.min(MAX_RW_COUNT))])
     }
 
     /// The buffers of an iovec array (readv(2)).
@@ -152,7 +152,7 @@ impl<'a> Call<'a> {
             left -= len.min(left);
         }
         pieces.reverse();
-        Ok(UserBuffer { process: self.process.clone(), pieces, at: 0 })
+        Ok(UserBuffer::new(self.process.clone(), pieces))
     }
 
     /// Wait for a queue: the result for a handler to return. The call runs again from its start when the queue wakes.
@@ -178,14 +178,39 @@ pub struct UserBuffer {
     process: Rc<Process>,
     /// Address and length of what is left, the next piece last.
     pieces: Vec<(u64, u64)>,
+    /// The pieces as they were.
+    original: Vec<(u64, u64)>,
     at: u64,
 }
 
 impl UserBuffer {
+    fn new(process: Rc<Process>, pieces: Vec<(u64, u64)>) -> Self {
+        Self { process, original: pieces.clone(), pieces, at: 0 }
+    }
+
     /// Bytes moved so far.
     #[must_use]
     pub fn moved(&self) -> u64 {
         self.at
+    }
+
+    /// Leave out the first `count` bytes: they were moved when the call ran before.
+    pub fn skip(&mut self, count: u64) {
+        let mut left = count;
+        while left > 0 {
+            let Some((_, step)) = self.next_piece(left as usize) else { return };
+            self.advance(step);
+            left -= step as u64;
+        }
+    }
+
+    /// Go back so that `moved` bytes count as moved: a writer may have taken more than it wrote.
+    pub fn rewind_to(&mut self, moved: u64) {
+        if moved < self.at {
+            self.pieces = self.original.clone();
+            self.at = 0;
+            self.skip(moved);
+        }
     }
 
     fn next_piece(&mut self, want: usize) -> Option<(u64, usize)> {

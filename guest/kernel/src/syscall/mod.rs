@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod exec;
+pub mod fs;
 pub mod futex;
 pub mod identity;
 pub mod memory;

@@ -1,0 +1,176 @@
+//! read, write and their relatives.
+
+use super::super::call::{Call, UserBuffer};
+use super::super::table::{Entry, full, partial};
+use super::file;
+use crate::errno::{Errno, Result, Stop, SysResult};
+use crate::fs::File;
+use crate::fs::file::Whence;
+use crate::mem::user::{Sink, Source};
+use crate::task::signal::SIGPIPE;
+use alloc::rc::Rc;
+
+/// The family.
+pub const TABLE: &[Entry] = &[
+    full(0, "read", read),
+    full(1, "write", write),
+    full(8, "lseek", lseek),
+    full(17, "pread64", pread64),
+    full(18, "pwrite64", pwrite64),
+    full(19, "readv", readv),
+    full(20, "writev", writev),
+    full(295, "preadv", preadv),
+    full(296, "pwritev", pwritev),
+    partial(327, "preadv2", preadv2, "RWF_HIPRI, RWF_DSYNC, RWF_SYNC have no effect"),
+    partial(328, "pwritev2", pwritev2, "RWF_HIPRI, RWF_DSYNC, RWF_SYNC have no effect"),
+];
+
+const RWF_NOWAIT: u64 = 8;
+const RWF_APPEND: u64 = 16;
+
+/// What a call that would have to wait does: wait for the file, or fail.
+pub(super) fn wait_or_fail(call: &Call<'_>, file: &File, nonblocking: bool) -> SysResult {
+    match file.ops().notifier() {
+        Some(notifier) if !nonblocking => {
+            notifier.register(call.thread.tid);
+            Err(Stop::Wait)
+        }
+        _ => Err(Errno::EAGAIN.into()),
+    }
+}
+
+pub(super) fn do_read(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer, nonblocking: bool) -> SysResult {
+    match file.read(buffer) {
+        Ok(count) => Ok(count as u64),
+        Err(Errno::EAGAIN) => wait_or_fail(call, file, nonblocking),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Write all of `buffer`, waiting in between as a blocking descriptor does. What was written before the call had to wait is in its progress.
+pub(super) fn do_write(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer, nonblocking: bool) -> SysResult {
+    let before = call.thread.progress.borrow().bytes;
+    buffer.skip(before);
+    let mut done = before;
+    loop {
+        let outcome = file.write(buffer);
+        match outcome {
+            Ok(count) => {
+                done += count as u64;
+                call.thread.progress.borrow_mut().bytes = done;
+                let left = Source::remaining(buffer) as u64;
+                let is_stream = !file.ops().is_seekable();
+                if left == 0 || count == 0 || !is_stream {
+                    return Ok(done);
+                }
+                buffer.rewind_to(done);
+            }
+            Err(Errno::EAGAIN) if done > 0 && nonblocking => return Ok(done),
+            Err(Errno::EAGAIN) if done > 0 && call.thread.progress.borrow().interrupted => return Ok(done),
+            Err(Errno::EAGAIN) => return wait_or_fail(call, file, nonblocking),
+            Err(errno) => {
+                if errno == Errno::EPIPE {
+                    call.kernel.raise(&call.thread, SIGPIPE);
+                }
+                return if done > 0 { Ok(done) } else { Err(errno.into()) };
+            }
+        }
+    }
+}
+
+fn read(call: &mut Call<'_>) -> SysResult {
+    let file = file(call, call.args[0])?;
+    let mut buffer = call.buffer(call.args[1], call.args[2]);
+    do_read(call, &file, &mut buffer, file.is_nonblocking())
+}
+
+fn write(call: &mut Call<'_>) -> SysResult {
+    let file = file(call, call.args[0])?;
+    let mut buffer = call.buffer(call.args[1], call.args[2]);
+    do_write(call, &file, &mut buffer, file.is_nonblocking())
+}
+
+fn readv(call: &mut Call<'_>) -> SysResult {
+    let file = file(call, call.args[0])?;
+    let mut buffer = call.buffers(call.args[1], call.args[2])?;
+    do_read(call, &file, &mut buffer, file.is_nonblocking())
+}
+
+fn writev(call: &mut Call<'_>) -> SysResult {
+    let file = file(call, call.args[0])?;
+    let mut buffer = call.buffers(call.args[1], call.args[2])?;
+    do_write(call, &file, &mut buffer, file.is_nonblocking())
+}
+
+fn checked_offset(offset: u64) -> Result<u64> {
+    if offset > i64::MAX as u64 { Err(Errno::EINVAL) } else { Ok(offset) }
+}
+
+fn read_at(file: &Rc<File>, offset: u64, buffer: &mut dyn Sink) -> SysResult {
+    Ok(file.read_at(checked_offset(offset)?, buffer)? as u64)
+}
+
+fn write_at(file: &Rc<File>, offset: u64, buffer: &mut dyn Source) -> SysResult {
+    Ok(file.write_at(checked_offset(offset)?, buffer)? as u64)
+}
+
+fn pread64(call: &mut Call<'_>) -> SysResult {
+    let file = file(call, call.args[0])?;
+    read_at(&file, call.args[3], &mut call.buffer(call.args[1], call.args[2]))
+}
+
+fn pwrite64(call: &mut Call<'_>) -> SysResult {
+    let file = file(call, call.args[0])?;
+    write_at(&file, call.args[3], &mut call.buffer(call.args[1], call.args[2]))
+}
+
+fn preadv(call: &mut Call<'_>) -> SysResult {
+    let file = file(call, call.args[0])?;
+    read_at(&file, call.args[3], &mut call.buffers(call.args[1], call.args[2])?)
+}
+
+fn pwritev(call: &mut Call<'_>) -> SysResult {
+    let file = file(call, call.args[0])?;
+    write_at(&file, call.args[3], &mut call.buffers(call.args[1], call.args[2])?)
+}
+
+fn preadv2(call: &mut Call<'_>) -> SysResult {
+    let [fd, vector, count, offset, _, flags] = call.args;
+    if flags & !0x1f != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    if offset != u64::MAX {
+        return preadv(call);
+    }
+    let file = file(call, fd)?;
+    let mut buffer = call.buffers(vector, count)?;
+    do_read(call, &file, &mut buffer, file.is_nonblocking() || flags & RWF_NOWAIT != 0)
+}
+
+fn pwritev2(call: &mut Call<'_>) -> SysResult {
+    let [fd, vector, count, offset, _, flags] = call.args;
+    if flags & !0x1f != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let file = file(call, fd)?;
+    let mut buffer = call.buffers(vector, count)?;
+    if flags & RWF_APPEND != 0 && file.ops().is_seekable() {
+        return write_at(&file, file.node().size(), &mut buffer);
+    }
+    if offset != u64::MAX {
+        return write_at(&file, offset, &mut buffer);
+    }
+    do_write(call, &file, &mut buffer, file.is_nonblocking() || flags & RWF_NOWAIT != 0)
+}
+
+fn lseek(call: &mut Call<'_>) -> SysResult {
+    let whence = match call.args[2] {
+        0 => Whence::Start,
+        1 => Whence::Current,
+        2 => Whence::End,
+        3 => Whence::Data,
+        4 => Whence::Hole,
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    Ok(file(call, call.args[0])?.seek(call.args[1].cast_signed(), whence)?)
+}
