@@ -24,7 +24,7 @@ pub use requests::{Pid, StateView};
 use crate::cgroup::{Cgroup, relative_path};
 use crate::error::TaskError;
 use crate::events::{Event, EventQueue};
-use crate::guest::{GuestControl, GuestError, Hypervisor, WaitStatus};
+use crate::guest::{GuestControl, GuestEvent, Hypervisor};
 use crate::io::{Owner, ProcessIo, StdioNames};
 use crate::lifecycle::Exit;
 use crate::mount::MountSpec;
@@ -99,8 +99,8 @@ struct State {
     /// For the start.
     plan: Option<(GuestPlan, Prepared)>,
     guest: Option<Arc<dyn GuestControl>>,
-    /// The guest's end, if it came before the start was told.
-    early_end: Option<Result<WaitStatus, GuestError>>,
+    /// What the guest told before `guest` was there.
+    early_news: Vec<GuestEvent>,
     /// The container's own control group.
     group: Option<Cgroup>,
 }
@@ -139,7 +139,7 @@ impl Container {
                 next_token: 1,
                 plan,
                 guest: None,
-                early_end: None,
+                early_news: Vec::new(),
                 group,
             }),
         });

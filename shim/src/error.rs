@@ -5,7 +5,7 @@
 
 use ttrpc::proto::Code;
 
-use crate::guest::{RequestError, StartError};
+use crate::guest::{GuestError, RequestError, StartError};
 use crate::image::ImageError;
 use crate::io::IoError;
 use crate::lifecycle::Refused;
@@ -95,6 +95,22 @@ pub enum TaskError {
     /// The guest did not start.
     #[error("cannot start the guest: {0}")]
     Start(#[from] StartError),
+    /// The guest could not start the container's program.
+    #[error("cannot run {program:?}: {message} ({})", std::io::Error::from_raw_os_error(*errno))]
+    NotStarted {
+        /// The program.
+        program: String,
+        /// errno.
+        errno: i32,
+        /// What is wrong, as the guest says.
+        message: String,
+    },
+    /// The guest broke before its program ran.
+    #[error("the guest failed before its program ran: {error}")]
+    GuestFailed {
+        /// How.
+        error: GuestError,
+    },
     /// The guest refused a request.
     #[error("{id}: {source}")]
     Request {
@@ -150,7 +166,9 @@ impl TaskError {
             Self::Refused { source: Refused::Finished | Refused::Deleted, .. } => Code::NOT_FOUND,
             Self::Request { source: RequestError::Ended, .. } => Code::NOT_FOUND,
             Self::Exists { .. } => Code::ALREADY_EXISTS,
-            Self::Refused { source: Refused::State { .. }, .. } | Self::Program(_) => Code::FAILED_PRECONDITION,
+            Self::Refused { source: Refused::State { .. }, .. } | Self::Program(_) | Self::NotStarted { .. } => {
+                Code::FAILED_PRECONDITION
+            }
             Self::Unsupported { .. } => Code::UNIMPLEMENTED,
             Self::Spec(_) | Self::ReadSpec(_) | Self::ExecSpec { .. } | Self::Resources { .. } => Code::INVALID_ARGUMENT,
             Self::Request { source: RequestError::BadSignal { .. }, .. } => Code::INVALID_ARGUMENT,

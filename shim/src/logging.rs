@@ -78,6 +78,8 @@ impl<'a> MakeWriter<'a> for FifoWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;

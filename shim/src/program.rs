@@ -122,6 +122,16 @@ impl ProgramError {
     }
 }
 
+/// The exit code for a program that execve(2) refuses with `errno`, by the same rule.
+#[must_use]
+pub fn exit_code_of(errno: i32) -> u8 {
+    match errno {
+        libc::ENOENT | libc::ENOTDIR => 127,
+        libc::EACCES | libc::EPERM | libc::ENOEXEC | libc::EISDIR | libc::ELIBBAD | libc::EINVAL | libc::ELOOP => 126,
+        _ => 125,
+    }
+}
+
 /// Checks that the first argument of `process` names something that Linux would execute, looked up as execvp(3) does with `PATH` of its
 /// environment and its working directory. Files that are put into the guest as it starts hide those of `view` and pass unseen.
 ///

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn comm() -> Window {
-        Window::anonymous("test", Gpa(COMM_GPA), COMM_SIZE, false).expect("memfd")
+        Window::anonymous(Gpa(COMM_GPA), COMM_SIZE, false).expect("memory")
     }
 
     fn event(number: u64) -> Event {

@@ -8,7 +8,6 @@ use core::cell::OnceCell;
 use seuss_abi::comm::{BOOT_MAGIC, MAILBOX_SIZE};
 use seuss_abi::layout::{DIRECT_BASE, IMAGE_WINDOWS_MAX, PRIVATE_GPA};
 use seuss_abi::{ABI_VERSION, spec::ProcessSpec};
-use seuss_kernel::kernel::schedule::Trap;
 use seuss_kernel::kernel::{Boot, Config, Kernel, THREADS_MAX_DEFAULT};
 use seuss_kernel::machine::Machine;
 use seuss_kernel::mem::frames::Frames;
@@ -73,8 +72,7 @@ pub(crate) extern "C" fn on_syscall() -> *mut Context {
 
 /// A trap of the application.
 pub(crate) extern "C" fn on_trap(vector: u64, error: u64) -> *mut Context {
-    let address = if vector == 14 { entry::fault_address() } else { 0 };
-    kernel().on_trap(Trap { vector, error, address })
+    kernel().on_trap(vector, error, entry::fault_address)
 }
 
 /// An interruption by the VMM.

@@ -396,6 +396,9 @@ pub(crate) fn write_tables() {
             unsafe { ((address + offset) as *mut u32).write_volatile(half) }
         }
     };
+    // The I/O bitmap starts beyond the limit: there is none, and port access at CPL 3 is a fault (SDM vol. 1, 19.5.2).
+    // SAFETY: within the TSS.
+    unsafe { ((TSS_GVA + 102) as *mut u16).write_volatile(TSS_LIMIT + 1) };
     halves(TSS_GVA + 4, stacks[2]);
     for (index, stack) in stacks.into_iter().enumerate() {
         halves(TSS_GVA + 36 + index as u64 * 8, stack);

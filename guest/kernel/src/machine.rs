@@ -68,6 +68,8 @@ pub struct Counters {
     pub processes: u32,
     /// Live threads.
     pub threads: u32,
+    /// Page faults whose address had to be read from CR2.
+    pub cr2_reads: u64,
     /// Processes killed because memory was used up.
     pub oom_kills: u64,
 }

@@ -1,14 +1,15 @@
 //! News from a container's guest, on the guest's thread.
 //!
-//! Every change of state queues its event under the container's lock. The guest's thread tells things in order (an exec's start, its end, the
-//! guest's end); only the first process' start is told by the thread that started the guest, so an end that comes before is kept until then.
+//! Every change of state queues its event under the container's lock. The guest's thread tells things in order: its first process' start, an
+//! exec's start and end, its own end. What it tells before the thread that started it has put its handle into the state is kept until then.
 
 use std::sync::{Arc, Weak};
 
+use super::process::{NotStarted, Process};
 use super::{Container, State, now_exit};
 use crate::events::Event;
 use crate::guest::{EventSink, GuestError, GuestEvent, WaitStatus};
-use crate::lifecycle;
+use crate::{lifecycle, program};
 
 /// Exit status of a container whose guest broke, as containerd has it for what it cannot know.
 const BROKEN: u32 = 255;
@@ -31,16 +32,27 @@ impl Container {
     /// Takes an event of the guest.
     pub(super) fn news(&self, event: GuestEvent) {
         let mut state = self.lock();
+        if state.guest.is_none() {
+            state.early_news.push(event);
+        } else {
+            self.take(&mut state, event);
+        }
+    }
+
+    pub(super) fn take(&self, state: &mut State, event: GuestEvent) {
         match event {
-            GuestEvent::ExecStarted { token, result } => self.exec_started(&mut state, token, result),
-            GuestEvent::Exited { token, status } => self.exec_exited(&mut state, token, status.shell_code()),
-            GuestEvent::Ended(result) => {
-                if state.init.lifecycle.state() == lifecycle::State::Starting {
-                    state.early_end = Some(result);
-                } else {
-                    self.ended(&mut state, result);
-                }
-            }
+            GuestEvent::ExecStarted { token: 0, result: _ } => self.init_started(state),
+            GuestEvent::ExecStarted { token, result } => self.exec_started(state, token, result),
+            GuestEvent::Exited { token, status } => self.exec_exited(state, token, status.shell_code()),
+            GuestEvent::Ended(result) => self.ended(state, result),
+        }
+    }
+
+    /// The first process runs: so does the container.
+    fn init_started(&self, state: &mut State) {
+        if state.init.lifecycle.state() == lifecycle::State::Starting {
+            state.init.started();
+            self.shared.events.push(Event::Start { id: self.id.clone(), pid: state.init.pid });
         }
     }
 
@@ -49,21 +61,11 @@ impl Container {
         match result {
             Ok(guest_pid) => {
                 tracing::debug!(exec_id, guest_pid, "exec started");
-                process.lifecycle.started();
+                process.started();
                 let event = Event::ExecStarted { id: self.id.clone(), exec_id: exec_id.clone(), pid: process.pid };
                 self.shared.events.push(event);
-                if let Some(starting) = process.starting.take() {
-                    // Whoever asked may have gone away; the process runs all the same.
-                    let _ = starting.send(Ok(()));
-                }
             }
-            Err(errno) => {
-                let starting = process.starting.take();
-                process.start_failed(now_exit(NOT_STARTED));
-                if let Some(starting) = starting {
-                    let _ = starting.send(Err(errno));
-                }
-            }
+            Err(errno) => process.start_failed(now_exit(NOT_STARTED), Some(NotStarted::Errno(errno))),
         }
     }
 
@@ -79,23 +81,29 @@ impl Container {
     }
 
     /// The guest has ended: so have all processes, execs first.
-    pub(super) fn ended(&self, state: &mut State, result: Result<WaitStatus, GuestError>) {
+    fn ended(&self, state: &mut State, result: Result<WaitStatus, GuestError>) {
         let running: Vec<u32> =
             state.execs.values().filter(|process| process.lifecycle.is_alive()).map(|process| process.token).collect();
         for token in running {
             self.exec_exited(state, token, KILLED);
         }
-        for process in state.execs.values_mut() {
-            // Asked for, but the guest did not get to it: whoever waits sees the sender go.
-            process.start_failed_if_starting(now_exit(NOT_STARTED));
+        let is_starting = |process: &Process| process.lifecycle.state() == lifecycle::State::Starting;
+        for process in state.execs.values_mut().filter(|process| is_starting(process)) {
+            process.start_failed(now_exit(NOT_STARTED), Some(NotStarted::Killed));
         }
-        let status = match &result {
-            Ok(status) => status.shell_code(),
-            Err(error) => {
-                self.tell_failure(state, error);
-                BROKEN
-            }
-        };
+        if let Err(error) = &result {
+            self.tell_failure(state, error);
+        }
+        if is_starting(&state.init) {
+            // Never told as started, so not as ended either: the start request fails.
+            let (status, reason) = match result {
+                Ok(status) => (status.shell_code(), NotStarted::Killed),
+                Err(error) => (start_status(&error), NotStarted::Guest(error)),
+            };
+            state.init.start_failed(now_exit(status), Some(reason));
+            return;
+        }
+        let status = result.map_or(BROKEN, WaitStatus::shell_code);
         self.init_exited(state, status);
     }
 
@@ -119,10 +127,10 @@ impl Container {
     }
 }
 
-impl super::process::Process {
-    fn start_failed_if_starting(&mut self, exit: lifecycle::Exit) {
-        if self.lifecycle.state() == lifecycle::State::Starting {
-            self.start_failed(exit);
-        }
+/// Exit status of a first process that could not be started, as shells have it.
+fn start_status(error: &GuestError) -> u32 {
+    match error {
+        GuestError::NotStarted { errno, .. } => program::exit_code_of(*errno).into(),
+        _ => BROKEN,
     }
 }

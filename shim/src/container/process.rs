@@ -3,8 +3,20 @@
 use seuss_abi::spec::ProcessSpec;
 use tokio::sync::{oneshot, watch};
 
+use crate::guest::GuestError;
 use crate::io::{ProcessIo, StdioNames};
 use crate::lifecycle::{Exit, Lifecycle};
+
+/// Why a process was not started, as the guest tells it.
+#[derive(Debug)]
+pub(super) enum NotStarted {
+    /// An exec: what execve(2) would have returned.
+    Errno(i32),
+    /// The first process: the guest ended before it ran.
+    Guest(GuestError),
+    /// The guest was ended.
+    Killed,
+}
 
 /// A process.
 #[derive(Debug)]
@@ -18,8 +30,8 @@ pub(super) struct Process {
     pub(super) token: u32,
     /// What to run, for an exec that was not started.
     pub(super) spec: Option<ProcessSpec>,
-    /// Who waits for the start of an exec: told nothing, or errno.
-    pub(super) starting: Option<oneshot::Sender<Result<(), i32>>>,
+    /// Who waits for the start.
+    pub(super) starting: Option<oneshot::Sender<Result<(), NotStarted>>>,
     /// Signals (number, to all) that came while the guest was being started.
     pub(super) early_signals: Vec<(u32, bool)>,
     exit: watch::Sender<Option<Exit>>,
@@ -54,9 +66,21 @@ impl Process {
         news
     }
 
-    /// The start has failed.
-    pub(super) fn start_failed(&mut self, exit: Exit) {
+    /// The start has succeeded; whoever waits for it hears of it.
+    pub(super) fn started(&mut self) {
+        self.lifecycle.started();
+        if let Some(starting) = self.starting.take() {
+            // Whoever asked may have gone away; the process runs all the same.
+            let _ = starting.send(Ok(()));
+        }
+    }
+
+    /// The start has failed, for `reason` if somebody waits for it.
+    pub(super) fn start_failed(&mut self, exit: Exit, reason: Option<NotStarted>) {
         self.lifecycle.start_failed(exit);
+        if let (Some(starting), Some(reason)) = (self.starting.take(), reason) {
+            let _ = starting.send(Err(reason));
+        }
         self.let_go(exit);
     }
 

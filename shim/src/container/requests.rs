@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::process::Process;
+use super::process::{NotStarted, Process};
 use super::{Container, State, now_exit};
 use crate::cgroup::Version;
 use crate::error::TaskError;
 use crate::events::Event;
-use crate::guest::{EventSink, GuestConfig, GuestControl, RequestError};
+use crate::guest::{EventSink, GuestConfig, GuestControl, GuestError, RequestError};
 use crate::io::{Owner, ProcessIo, StdioNames};
 use crate::lifecycle::{self, Exit, KillEffect, Refused, ends_by_default};
 use crate::oci::{Process as OciProcess, Resources};
 use crate::spec::Role;
 use crate::{metrics, netns, spec};
 
+/// Longest wait for a guest to come up and start its first process.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for a guest to start an exec.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Exit status of a container that could not be started.
@@ -55,15 +57,12 @@ impl Container {
     pub async fn start(self: &Arc<Self>, exec_id: Option<&str>) -> Result<u32, TaskError> {
         match exec_id {
             Some(exec_id) => self.start_exec(exec_id).await,
-            None => {
-                let container = Arc::clone(self);
-                crate::service::blocking(move || container.start_init()).await?
-            }
+            None => self.start_init().await,
         }
     }
 
-    fn start_init(self: &Arc<Self>) -> Result<u32, TaskError> {
-        let config = {
+    async fn start_init(self: &Arc<Self>) -> Result<u32, TaskError> {
+        let (config, cpus, started) = {
             let mut state = self.lock();
             state.init.lifecycle.begin_start().map_err(|source| self.refused(source))?;
             let stdio = state.init.io.take_stdio();
@@ -73,7 +72,8 @@ impl Container {
                 self.shared.events.push(Event::Start { id: self.id.clone(), pid: state.init.pid });
                 return Ok(state.init.pid);
             };
-            let cpus = plan.cpu.cpus.clone();
+            let (sender, started) = oneshot::channel();
+            state.init.starting = Some(sender);
             let config = GuestConfig {
                 memory_bytes: plan.memory_bytes,
                 images: prepared.images,
@@ -81,46 +81,51 @@ impl Container {
                 stdio,
                 name: self.id.clone(),
             };
-            (config, cpus)
+            (config, plan.cpu.cpus, started)
         };
-        let (config, cpus) = config;
-        match self.launch(config) {
-            Ok(guest) => Ok(self.guest_started(guest, &cpus)),
-            Err(error) => {
-                self.lock().init.start_failed(now_exit(START_FAILED));
-                Err(error)
+        let program = config.process.args.first().map(|arg| String::from_utf8_lossy(arg).into_owned()).unwrap_or_default();
+        let container = Arc::clone(self);
+        let launched = crate::service::blocking(move || container.launch(config, &cpus)).await;
+        if let Err(error) = launched.and_then(|launched| launched) {
+            self.lock().init.start_failed(now_exit(START_FAILED), None);
+            return Err(error);
+        }
+        match tokio::time::timeout(START_TIMEOUT, started).await {
+            Ok(Ok(Ok(()))) => Ok(self.pid()),
+            Ok(Ok(Err(NotStarted::Guest(error)))) => Err(not_started(error, program)),
+            Ok(Ok(Err(NotStarted::Errno(_) | NotStarted::Killed)) | Err(_)) => Err(TaskError::Ended { id: self.id.clone() }),
+            Err(_) => {
+                let guest = self.lock().guest.clone();
+                if let Some(guest) = guest {
+                    guest.stop();
+                }
+                Err(TaskError::Silent { id: self.id.clone(), seconds: START_TIMEOUT.as_secs() })
             }
         }
     }
 
-    fn launch(self: &Arc<Self>, config: GuestConfig) -> Result<Arc<dyn GuestControl>, TaskError> {
+    /// Starts the guest. Blocks.
+    fn launch(self: &Arc<Self>, config: GuestConfig, cpus: &str) -> Result<(), TaskError> {
         let sink: EventSink = self.sink();
-        let guest = netns::run_in(&self.network, || self.shared.hypervisor.start(config, sink))?;
-        Ok(guest?)
-    }
-
-    fn guest_started(&self, guest: Arc<dyn GuestControl>, cpus: &str) -> u32 {
-        let pid = guest.tid();
-        self.place_thread(pid, cpus);
+        let guest = netns::run_in(&self.network, || self.shared.hypervisor.start(config, sink))??;
+        self.place_thread(guest.tid(), cpus);
         let mut state = self.lock();
+        state.init.pid = guest.tid();
         state.guest = Some(Arc::clone(&guest));
-        state.init.pid = pid;
-        state.init.lifecycle.started();
-        self.shared.events.push(Event::Start { id: self.id.clone(), pid });
         if let Err(error) = self.write_record(&state) {
             tracing::warn!(%error, "the record of the container has an old pid");
         }
-        let early_signals = std::mem::take(&mut state.init.early_signals);
-        if let Some(result) = state.early_end.take() {
-            self.ended(&mut state, result);
+        for event in std::mem::take(&mut state.early_news) {
+            self.take(&mut state, event);
         }
+        let early_signals = std::mem::take(&mut state.init.early_signals);
         drop(state);
         for (signo, all) in early_signals {
             if let Err(error) = deliver(&*guest, 0, signo, all) {
                 tracing::warn!(%error, signo, "a signal that came during the start is lost");
             }
         }
-        pid
+        Ok(())
     }
 
     /// Puts the vCPU thread where the container's CPU limits apply.
@@ -148,7 +153,7 @@ impl Container {
             match ProcessIo::open(&process.names, owner) {
                 Ok(io) => process.io = io,
                 Err(error) => {
-                    process.start_failed(now_exit(START_FAILED));
+                    process.start_failed(now_exit(START_FAILED), None);
                     return Err(error.into());
                 }
             }
@@ -165,15 +170,15 @@ impl Container {
         }
         match tokio::time::timeout(EXEC_TIMEOUT, started).await {
             Ok(Ok(Ok(()))) => Ok(pid),
-            Ok(Ok(Err(errno))) => Err(TaskError::ExecFailed { program, errno }),
-            Ok(Err(_)) => Err(TaskError::Ended { id: self.id.clone() }),
+            Ok(Ok(Err(NotStarted::Errno(errno)))) => Err(TaskError::ExecFailed { program, errno }),
+            Ok(Ok(Err(NotStarted::Guest(_) | NotStarted::Killed)) | Err(_)) => Err(TaskError::Ended { id: self.id.clone() }),
             Err(_) => Err(TaskError::Silent { id: self.id.clone(), seconds: EXEC_TIMEOUT.as_secs() }),
         }
     }
 
     fn fail_exec(&self, exec_id: &str) {
         if let Some(process) = self.lock().execs.get_mut(exec_id) {
-            process.start_failed(now_exit(START_FAILED));
+            process.start_failed(now_exit(START_FAILED), None);
         }
     }
 
@@ -216,7 +221,8 @@ impl Container {
                 self.end_unstarted(&mut state, exec_id, signo);
                 return Ok(());
             }
-            match state.guest.clone() {
+            let is_starting = exec_id.is_none() && state.init.lifecycle.state() == lifecycle::State::Starting;
+            match state.guest.clone().filter(|_| !is_starting || signo == SIGKILL) {
                 Some(guest) => (guest, token),
                 None if self.is_sandbox() => {
                     self.signal_sandbox(&mut state, signo);
@@ -478,6 +484,13 @@ impl Container {
             what: format!("{request} in a sandbox container"),
             hint: ": it has no guest; use a container of the pod",
         }
+    }
+}
+
+fn not_started(error: GuestError, program: String) -> TaskError {
+    match error {
+        GuestError::NotStarted { errno, message } => TaskError::NotStarted { program, errno, message },
+        error => TaskError::GuestFailed { error },
     }
 }
 

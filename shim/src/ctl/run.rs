@@ -52,8 +52,8 @@ pub enum RunError {
     /// The guest did not start.
     #[error("cannot start the guest: {0}")]
     Start(#[from] StartError),
-    /// The guest broke.
-    #[error("the guest failed: {}", display_failure(.0))]
+    /// The guest broke, or could not start the program.
+    #[error("{}", display_failure(.0))]
     Guest(#[from] GuestError),
     /// Something of this process.
     #[error("cannot {operation}: {source}")]
@@ -74,9 +74,10 @@ pub enum RunError {
 }
 
 fn display_failure(error: &GuestError) -> String {
-    match error.report() {
-        Some(report) => format!("{error}\n{report}"),
-        None => error.to_string(),
+    match (error, error.report()) {
+        (GuestError::NotStarted { .. }, _) => error.to_string(),
+        (_, Some(report)) => format!("the guest failed: {error}\n{report}"),
+        (_, None) => format!("the guest failed: {error}"),
     }
 }
 
@@ -86,6 +87,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Program(error) => error.exit_code(),
+            Self::Guest(GuestError::NotStarted { errno, .. }) => program::exit_code_of(*errno),
             _ => EXIT_FAILURE,
         }
     }
@@ -119,7 +121,7 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
         .map_err(|source| RunError::Host { operation: "start the event loop", source })?;
     let status = runtime.block_on(drive(config, terminal, &mut timings));
     timings.total_us = us(began.elapsed());
-    let code = status.as_ref().map_or(EXIT_FAILURE, |status| status.shell_code() as u8);
+    let code = status.as_ref().map_or_else(RunError::exit_code, |status| status.shell_code() as u8);
     timings.exit_code = code;
     if let Some(path) = &args.timings {
         let written = timings.write(path, args.json);

@@ -1,1 +1,254 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use seuss_abi::spec::InjectedFile;
+
 use super::*;
+use crate::oci::Mount;
+
+const CRI_CONTAINER: &str = include_str!("../../tests/specs/cri-container.json");
+const CRI_SANDBOX: &str = include_str!("../../tests/specs/cri-sandbox.json");
+const CTR_RUN: &str = include_str!("../../tests/specs/ctr-run.json");
+
+fn parse(text: &str) -> Spec {
+    serde_json::from_str(text).unwrap()
+}
+
+/// A directory with what kubelet and containerd prepare for a container's mounts.
+fn pod_files() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("etc-hosts"), "127.0.0.1 localhost\n").unwrap();
+    fs::write(path("termination-log"), "").unwrap();
+    fs::write(path("hostname"), "web-0\n").unwrap();
+    fs::write(path("resolv.conf"), "nameserver 10.0.0.10\n").unwrap();
+    fs::create_dir(path("shm")).unwrap();
+    // As kubelet's atomic writer lays it out.
+    for (volume, key, value) in [("config", "app.ini", "x=1\n"), ("token", "token", "secret")] {
+        let version = path(volume).join("..2026_11_24");
+        fs::create_dir_all(&version).unwrap();
+        fs::write(version.join(key), value).unwrap();
+        symlink("..2026_11_24", path(volume).join("..data")).unwrap();
+        symlink(format!("..data/{key}"), path(volume).join(key)).unwrap();
+    }
+    fs::create_dir(path("config/sub")).unwrap();
+    fs::write(path("config/sub/deep"), "d").unwrap();
+    dir
+}
+
+fn cri_container(dir: &Path) -> Spec {
+    parse(&CRI_CONTAINER.replace("@DIR@", dir.to_str().unwrap()))
+}
+
+fn file<'p>(plan: &'p GuestPlan, path: &str) -> &'p InjectedFile {
+    plan.process.files.iter().find(|file| file.path == path.as_bytes()).unwrap_or_else(|| panic!("{path} is missing"))
+}
+
+fn text(list: &[Vec<u8>]) -> Vec<&str> {
+    list.iter().map(|bytes| std::str::from_utf8(bytes).unwrap()).collect()
+}
+
+#[test]
+fn a_container_of_a_pod() {
+    let dir = pod_files();
+    let spec = cri_container(dir.path());
+    assert_eq!(role(&spec), Role::Container { sandbox_id: "5a9d0c".into() });
+    let plan = translate(&spec, "web-0").unwrap();
+    let process = &plan.process;
+    assert_eq!(text(&process.args), ["python3", "-m", "http.server", "8080"]);
+    assert_eq!(process.env.len(), 3);
+    assert_eq!((process.uid, process.gid, &*process.groups), (1000, 3000, &[2000, 3000][..]));
+    assert_eq!((process.cwd.as_slice(), process.umask, process.terminal), (&b"/srv"[..], 0o22, false));
+    assert_eq!((process.nofile, process.nproc, process.read_only_root), (65536, 100, true));
+    assert_eq!(process.hostname, b"web-0");
+    assert_eq!(plan.memory_bytes, 128 << 20);
+    assert_eq!(plan.network, Network::Path("/var/run/netns/cni-1".into()));
+    assert_eq!((plan.cpu.shares, plan.cpu.quota, plan.oom_score_adj), (Some(256), Some(50_000), Some(993)));
+    assert_eq!(plan.cgroups_path, "kubepods-burstable-podab.slice:cri-containerd:77");
+}
+
+#[test]
+fn its_mounts_become_files() {
+    let dir = pod_files();
+    let plan = translate(&cri_container(dir.path()), "web-0").unwrap();
+    let hosts = file(&plan, "/etc/hosts");
+    assert_eq!((hosts.content.as_slice(), hosts.read_only), (&b"127.0.0.1 localhost\n"[..], false));
+    assert_eq!(file(&plan, "/etc/resolv.conf").content, b"nameserver 10.0.0.10\n");
+    assert_eq!(file(&plan, "/dev/termination-log").content, b"");
+    let config = file(&plan, "/etc/config/app.ini");
+    assert_eq!((config.content.as_slice(), config.read_only), (&b"x=1\n"[..], true));
+    assert_eq!(file(&plan, "/etc/config/sub/deep").content, b"d");
+    assert_eq!(file(&plan, "/var/run/secrets/kubernetes.io/serviceaccount/token").content, b"secret");
+    assert_eq!(plan.process.files.len(), 7, "nothing twice, nothing of /dev/shm");
+}
+
+#[test]
+fn a_sandbox() {
+    let spec = parse(CRI_SANDBOX);
+    assert_eq!(role(&spec), Role::Sandbox);
+    assert_eq!(
+        net_sysctls(&spec).unwrap(),
+        [
+            ("net/ipv4/ip_unprivileged_port_start".to_owned(), "0".to_owned()),
+            ("net/ipv4/ping_group_range".to_owned(), "0 2147483647".to_owned())
+        ]
+    );
+    assert_eq!(network(&spec), Network::Path("/var/run/netns/cni-1".into()));
+}
+
+#[test]
+fn a_container_of_ctr() {
+    let spec = parse(CTR_RUN);
+    assert_eq!(role(&spec), Role::Alone);
+    let plan = translate(&spec, "one").unwrap();
+    assert_eq!((plan.process.terminal, plan.process.window), (true, (50, 132)));
+    assert_eq!(plan.process.hostname, b"one");
+    assert_eq!((plan.memory_bytes, plan.network), (DEFAULT_MEMORY_BYTES, Network::New));
+    assert!(plan.process.files.is_empty());
+}
+
+#[test]
+fn an_exec() {
+    let process = serde_json::json!({
+        "terminal": true, "user": {"uid": 5, "gid": 6, "umask": 63}, "args": ["sh", "-c", "true"], "env": null, "cwd": ""
+    });
+    let process = translate_exec(&serde_json::from_value(process).unwrap()).unwrap();
+    assert_eq!(text(&process.args), ["sh", "-c", "true"]);
+    assert_eq!((process.uid, process.gid, process.umask, process.cwd.as_slice()), (5, 6, 0o77, &b"/"[..]));
+    assert!(matches!(translate_exec(&Process::default()), Err(SpecError::NoArguments)));
+}
+
+#[test]
+fn the_description_fits_the_mailbox_or_is_refused() {
+    let mut spec = parse(CTR_RUN);
+    let process = spec.process.as_mut().unwrap();
+    process.env.push(format!("BIG={}", "x".repeat(MAILBOX_SIZE as usize)));
+    assert!(matches!(translate(&spec, ""), Err(SpecError::TooLarge { .. })));
+}
+
+#[test]
+fn memory_limits() {
+    let limit = |limit: Option<i64>| {
+        let mut spec = parse(CTR_RUN);
+        spec.linux.resources.memory.limit = limit;
+        translate(&spec, "").map(|plan| plan.memory_bytes)
+    };
+    assert_eq!(limit(None).unwrap(), DEFAULT_MEMORY_BYTES);
+    assert_eq!(limit(Some(0)).unwrap(), DEFAULT_MEMORY_BYTES);
+    assert_eq!(limit(Some(-1)).unwrap(), DEFAULT_MEMORY_BYTES);
+    assert_eq!(limit(Some(i64::MAX)).unwrap(), PRIVATE_MAX);
+    let error = limit(Some(4 << 20)).unwrap_err();
+    assert!(error.to_string().contains("4 MiB is too small: a guest needs at least 16 MiB"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_met_is_named() {
+    let refused = |change: &dyn Fn(&mut Spec)| {
+        let mut spec = parse(CTR_RUN);
+        change(&mut spec);
+        translate(&spec, "").unwrap_err().to_string()
+    };
+    let error = refused(&|spec| {
+        spec.hooks.insert("prestart".into(), Some(vec![serde_json::json!({"path": "/x"})]));
+    });
+    assert!(error.contains("prestart"), "{error}");
+    let error = refused(&|spec| spec.linux.devices.push(crate::oci::Device { path: "/dev/fuse".into() }));
+    assert!(error.contains("/dev/fuse"), "{error}");
+    let error = refused(&|spec| {
+        spec.linux.sysctl.insert("kernel.shm_rmid_forced".into(), "1".into());
+    });
+    assert!(error.contains("kernel.shm_rmid_forced"), "{error}");
+    let error = refused(&|spec| spec.linux.namespaces.retain(|namespace| namespace.kind != "pid"));
+    assert!(error.contains("hostPID"), "{error}");
+    let error = refused(&|spec| {
+        for namespace in &mut spec.linux.namespaces {
+            namespace.path = "/proc/1/ns/pid".into();
+        }
+    });
+    assert!(error.contains("shareProcessNamespace"), "{error}");
+    let error = refused(&|spec| spec.process = None);
+    assert!(error.contains("no process"), "{error}");
+    let empty: Spec = serde_json::from_str(r#"{"hooks": null, "linux": null, "mounts": null}"#).unwrap();
+    assert!(matches!(translate(&empty, ""), Err(SpecError::NoProcess)));
+}
+
+#[test]
+fn an_empty_list_of_hooks_is_no_hook() {
+    let mut spec = parse(CTR_RUN);
+    spec.hooks.insert("poststop".into(), Some(Vec::new()));
+    spec.hooks.insert("prestart".into(), None);
+    assert!(translate(&spec, "").is_ok());
+}
+
+fn bind(source: &Path, options: &[&str]) -> Mount {
+    Mount {
+        destination: "/m".into(),
+        kind: "bind".into(),
+        source: source.to_str().unwrap().into(),
+        options: options.iter().map(|&option| option.to_owned()).collect(),
+    }
+}
+
+fn inject_one(mount: Mount) -> Result<Vec<InjectedFile>, String> {
+    mounts::inject(&[mount], &crate::oci::User::default()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn mounts_that_cannot_be_met_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = inject_one(bind(dir.path(), &["rbind", "rw"])).unwrap_err();
+    assert!(error.contains("mount at /m: a writable directory"), "{error}");
+    let error = inject_one(bind(dir.path(), &["rbind", "ro", "rw"])).unwrap_err();
+    assert!(error.contains("writable"), "the last word wins: {error}");
+    let error = inject_one(bind(Path::new("/nonexistent"), &["ro"])).unwrap_err();
+    assert!(error.contains("/nonexistent"), "{error}");
+    let error = inject_one(bind(Path::new("/dev/null"), &["ro"])).unwrap_err();
+    assert!(error.contains("device"), "{error}");
+    let socket = dir.path().join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let error = inject_one(bind(&socket, &["ro"])).unwrap_err();
+    assert!(error.contains("is a socket"), "{error}");
+    let error = inject_one(Mount { kind: "nfs".into(), destination: "/n".into(), ..Mount::default() }).unwrap_err();
+    assert!(error.contains("/n") && error.contains("nfs"), "{error}");
+}
+
+#[test]
+fn a_mounted_directory_does_not_lead_out_of_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    symlink("/etc/passwd", dir.path().join("outside")).unwrap();
+    let error = inject_one(bind(dir.path(), &["ro"])).unwrap_err();
+    assert!(error.contains("leads out"), "{error}");
+    fs::remove_file(dir.path().join("outside")).unwrap();
+    symlink("nowhere", dir.path().join("dangling")).unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    assert_eq!(inject_one(bind(dir.path(), &["ro"])).unwrap().len(), 1);
+}
+
+#[test]
+fn large_and_endless_mounts_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a"), vec![0; mounts::FILES_BYTES_MAX as usize]).unwrap();
+    assert_eq!(inject_one(bind(dir.path(), &["ro"])).unwrap().len(), 1);
+    fs::write(dir.path().join("b"), "x").unwrap();
+    let error = inject_one(bind(dir.path(), &["ro"])).unwrap_err();
+    assert!(error.contains("more than"), "{error}");
+    fs::remove_file(dir.path().join("a")).unwrap();
+    symlink(".", dir.path().join("self")).unwrap();
+    let error = inject_one(bind(dir.path(), &["ro"])).unwrap_err();
+    assert!(error.contains("levels"), "{error}");
+}
+
+#[test]
+fn a_secret_stays_readable_for_its_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secret");
+    fs::write(&path, "x").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let own = std::os::unix::fs::MetadataExt::gid(&fs::metadata(&path).unwrap());
+    let user = |gid: u32| crate::oci::User { uid: 4242, gid: 4242, additional_gids: vec![gid], ..Default::default() };
+    let mode = |user: &crate::oci::User| mounts::inject(&[bind(&path, &["ro"])], user).unwrap()[0].mode;
+    assert_eq!(mode(&user(own)), 0o644, "through the group");
+    assert_eq!(mode(&user(own + 1)), 0o640, "a stranger");
+}

@@ -5,6 +5,7 @@
 //! guest with every read.
 
 mod channel;
+mod wait;
 
 #[cfg(test)]
 mod tests;
@@ -43,8 +44,6 @@ struct Handle {
 pub(crate) struct Waited {
     /// Somebody wants the vCPU thread.
     pub(crate) woken: bool,
-    /// A signal came.
-    pub(crate) interrupted: bool,
 }
 
 /// The handles of one guest.
@@ -208,13 +207,13 @@ impl Handles {
             return Ok(waited);
         }
         let timeout = if extra > 0 { Some(Timespec { tv_sec: 0, tv_nsec: 0 }) } else { timeout };
-        let mut buffer = Vec::with_capacity(polled);
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut buffer), timeout.as_ref()) {
-            Ok(_) => {}
-            Err(Errno::INTR) => waited.interrupted = true,
+        let events = match wait::wait(self.epoll.as_fd(), polled, timeout) {
+            Ok(events) => events,
+            // A kick: the caller looks around in any case.
+            Err(Errno::INTR) => return Ok(waited),
             Err(errno) => return Err(errno),
-        }
-        for event in buffer {
+        };
+        for event in events {
             let flags = event.flags;
             match u32::try_from(event.data.u64()) {
                 Ok(number) => {

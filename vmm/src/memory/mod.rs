@@ -27,7 +27,7 @@ use crate::config::ImageBlob;
 /// Why a guest's memory could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
-    /// memfd or mapping of a window failed.
+    /// Mapping a window failed.
     #[error("cannot make the {window} window of {len_bytes} bytes: {errno}")]
     Window {
         /// Which window.
@@ -84,8 +84,8 @@ impl Memory {
         let made = |window: &str, len_bytes, result: rustix::io::Result<Window>| {
             result.map_err(|errno| MemoryError::Window { window: window.to_owned(), len_bytes, errno })
         };
-        let comm = made("comm", COMM_SIZE, Window::anonymous("seuss-comm", Gpa(COMM_GPA), COMM_SIZE, false))?;
-        let private = Window::anonymous("seuss-private", Gpa(PRIVATE_GPA), private_bytes, true);
+        let comm = made("comm", COMM_SIZE, Window::anonymous(Gpa(COMM_GPA), COMM_SIZE, false))?;
+        let private = Window::anonymous(Gpa(PRIVATE_GPA), private_bytes, true);
         let private = made("private", private_bytes, private)?;
         if images.len() > IMAGE_WINDOWS_MAX {
             return Err(MemoryError::TooManyImages { count: images.len() });

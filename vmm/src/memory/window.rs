@@ -6,8 +6,9 @@
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use seuss_abi::layout::LARGE_PAGE_SIZE;
 
 use super::Gpa;
 
@@ -50,7 +51,7 @@ const _: () = {
     assert!(size_of::<comm::BootBlock>() == 8 + 2 * 4 + 4 * 8 + 64 + 2 * 8 + images);
 };
 
-/// A mapping of a file into this process that is a window of guest-physical memory.
+/// A mapping in this process that is a window of guest-physical memory.
 pub(crate) struct Window {
     gpa: Gpa,
     host: NonNull<u8>,
@@ -62,18 +63,17 @@ pub(crate) struct Window {
 unsafe impl Send for Window {}
 
 impl Window {
-    /// New zeroed memory of `len_bytes` (a multiple of the page size), in a memfd of sealed size.
-    pub(crate) fn anonymous(
-        name: &str,
-        gpa: Gpa,
-        len_bytes: u64,
-        huge_pages: bool,
-    ) -> rustix::io::Result<Self> {
-        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        ftruncate(&file, len_bytes)?;
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        let window = Self::map(&file, gpa, len_bytes, true)?;
+    /// New zeroed memory of `len_bytes` (a multiple of the page size), in large pages of the host where it has some and `huge_pages` says so.
+    /// Children of this process do not inherit it: a fork would have to write-protect it all.
+    pub(crate) fn anonymous(gpa: Gpa, len_bytes: u64, huge_pages: bool) -> rustix::io::Result<Self> {
+        let mut window = Self::reserve(gpa, len_bytes)?;
+        let (address, prot) = (window.host.as_ptr().cast(), ProtFlags::READ | ProtFlags::WRITE);
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: replaces the window's own reservation, whole, and nothing else.
+        unsafe { mmap_anonymous(address, window.len_bytes, prot, flags) }?;
+        window.writable = true;
         window.advise(Advice::LinuxDontDump);
+        window.advise(Advice::LinuxDontFork);
         if huge_pages {
             window.advise(Advice::LinuxHugepage);
         }
@@ -82,18 +82,37 @@ impl Window {
 
     /// The first `len_bytes` of `file`, read-only. The mapping keeps the file alive.
     pub(crate) fn read_only(file: &OwnedFd, gpa: Gpa, len_bytes: u64) -> rustix::io::Result<Self> {
-        let window = Self::map(file, gpa, len_bytes, false)?;
+        let window = Self::reserve(gpa, len_bytes)?;
+        let address = window.host.as_ptr().cast();
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: replaces the window's own reservation, whole, and nothing else.
+        unsafe { mmap(address, window.len_bytes, ProtFlags::READ, flags, file, 0) }?;
         window.advise(Advice::LinuxDontDump);
         Ok(window)
     }
 
-    fn map(file: &OwnedFd, gpa: Gpa, len_bytes: u64, writable: bool) -> rustix::io::Result<Self> {
-        let len_bytes = usize::try_from(len_bytes).map_err(|_| rustix::io::Errno::INVAL)?;
-        let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+    /// Address space for a window, at a multiple of the large page size as its guest-physical address is: only then can KVM map large pages.
+    fn reserve(gpa: Gpa, len_bytes: u64) -> rustix::io::Result<Self> {
+        let len_bytes = usize::try_from(len_bytes).map_err(|_| Errno::INVAL)?;
+        let large = LARGE_PAGE_SIZE as usize;
+        let reserved_bytes = len_bytes.checked_add(large).ok_or(Errno::INVAL)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice; nothing is replaced.
-        let host = unsafe { mmap(std::ptr::null_mut(), len_bytes, prot, MapFlags::SHARED, file, 0) }?;
-        let host = NonNull::new(host.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        Ok(Self { gpa, host, len_bytes, writable })
+        let start =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), reserved_bytes, ProtFlags::empty(), flags) }?;
+        let before = start.cast::<u8>().align_offset(large).min(large);
+        // SAFETY: `before` is less than what was reserved beyond `len_bytes`.
+        let host = unsafe { start.cast::<u8>().add(before) };
+        // SAFETY: still inside the reservation, or at its end.
+        let end = unsafe { host.add(len_bytes) };
+        for (at, surplus) in [(start.cast::<u8>(), before), (end, large - before)] {
+            if surplus > 0 {
+                // SAFETY: a part of the reservation that the window does not use; nobody knows of it.
+                unsafe { munmap(at.cast(), surplus) }?;
+            }
+        }
+        let host = NonNull::new(host).ok_or(Errno::NOMEM)?;
+        Ok(Self { gpa, host, len_bytes, writable: false })
     }
 
     /// Advice is advice: a kernel that does not take it changes nothing that counts.
@@ -182,7 +201,7 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        // SAFETY: the range is the one that `map` made; nobody has pointers into it beyond a borrow of `self`. (KVM's slots
+        // SAFETY: the range is the one that `reserve` made; nobody has pointers into it beyond a borrow of `self`. (KVM's slots
         // follow the process' mappings and see it go.)
         let unmapped = unsafe { munmap(self.host.as_ptr().cast(), self.len_bytes) };
         debug_assert!(unmapped.is_ok(), "munmap of window {}", self.gpa);
@@ -191,11 +210,13 @@ impl Drop for Window {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{MemfdFlags, memfd_create};
+
     use super::*;
 
     #[test]
     fn bounds_hold_at_both_ends() {
-        let window = Window::anonymous("test", Gpa(0x10_0000), 0x2000, false).expect("memfd");
+        let window = Window::anonymous(Gpa(0x10_0000), 0x2000, false).expect("memory");
         let mut byte = [0_u8];
         assert!(window.read(Gpa(0x10_0000), &mut byte).is_some());
         assert!(window.read(Gpa(0x10_1fff), &mut byte).is_some());

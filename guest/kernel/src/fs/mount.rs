@@ -16,7 +16,7 @@ use crate::erofs::{Image, OpenError};
 use crate::errno::{Errno, Result};
 use crate::wait::Tid;
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
+use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use seuss_abi::comm::ImageWindow;
@@ -61,6 +61,12 @@ pub struct Mount {
 /// What is mounted, for /proc/mounts and statfs(2).
 pub type Mounts = Rc<RefCell<Vec<Mount>>>;
 
+/// Something that is told of signals.
+pub trait SignalWatcher {
+    /// `signo` was sent to process `pid` and is pending.
+    fn arrived(&self, pid: u32, signo: u32);
+}
+
 /// The file systems of a guest.
 pub struct Fs {
     /// What they share.
@@ -79,6 +85,8 @@ pub struct Fs {
     pub mounts: Mounts,
     /// FIFOs whose other end is not open yet, by the thread that waits in open(2).
     pub opening: RefCell<BTreeMap<Tid, Rc<File>>>,
+    /// Who is told of signals (signalfd(2)).
+    signal_watchers: RefCell<Vec<Weak<dyn SignalWatcher>>>,
 }
 
 impl Fs {
@@ -103,6 +111,7 @@ impl Fs {
             memory: FileSystem::new(env, TMPFS, None),
             mounts: mounts.clone(),
             opening: RefCell::default(),
+            signal_watchers: RefCell::default(),
         };
         mounts.borrow_mut().push(Mount { path: b"/".to_vec(), root, options: "rw,relatime" });
         let (dev, pts, shm) = make_tree(env);
@@ -294,6 +303,22 @@ impl Fs {
 }
 
 impl Fs {
+    /// Tell `watcher` of signals from now on, until it is dropped.
+    pub fn watch_signals(&self, watcher: Weak<dyn SignalWatcher>) {
+        let mut watchers = self.signal_watchers.borrow_mut();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(watcher);
+    }
+
+    /// `signo` was sent to process `pid` and is pending.
+    pub fn signal_arrived(&self, pid: u32, signo: u32) {
+        if self.signal_watchers.borrow().is_empty() {
+            return;
+        }
+        let watchers: Vec<_> = self.signal_watchers.borrow().iter().filter_map(Weak::upgrade).collect();
+        watchers.iter().for_each(|watcher| watcher.arrived(pid, signo));
+    }
+
     /// Hang a node of the library OS into a directory of the tree, such as a device in /dev.
     ///
     /// # Errors

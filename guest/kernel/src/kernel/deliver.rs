@@ -29,11 +29,12 @@ impl Kernel {
         self.prepare_send(process, info.signo);
         let threads = self.threads_of(process);
         let blocked = threads.iter().all(|thread| thread.mask.get().contains(info.signo));
-        let is_init = process.token == Some(0) && self.protects_init(process, info);
-        if is_init || (!blocked && process.actions.borrow().borrow().ignores(info.signo)) {
+        let dropped = self.protects_init(process, info) || process.actions.borrow().borrow().ignores(info.signo);
+        if !blocked && dropped {
             return Ok(());
         }
         process.pending.borrow_mut().push(info)?;
+        self.fs.signal_arrived(process.pid, info.signo);
         let takes = |thread: &&Rc<Thread>| !thread.mask.get().contains(info.signo);
         let waiting = threads.iter().filter(takes).find(|thread| thread.state.get() == State::Waiting);
         match waiting {
@@ -55,7 +56,8 @@ impl Kernel {
         }
         self.prepare_send(process, info.signo);
         let blocked = thread.mask.get().contains(info.signo);
-        if !blocked && process.actions.borrow().borrow().ignores(info.signo) {
+        let dropped = self.protects_init(process, info) || process.actions.borrow().borrow().ignores(info.signo);
+        if !blocked && dropped {
             return Ok(());
         }
         thread.pending.borrow_mut().push(info)?;
@@ -204,8 +206,6 @@ impl Kernel {
         let on_alt = alt.len > 0 && rsp > alt.base && rsp <= alt.base + alt.len;
         let use_alt_stack = action.flags & SA_ONSTACK != 0 && alt.len > 0 && !on_alt;
         let shown = if alt.len == 0 { 2 } else { alt.flags | u32::from(on_alt) };
-        let is_fault = info.code > 0 && info.code != SignalInfo::KERNEL || info.signo == signal::SIGTRAP;
-        let fault = if is_fault { thread.last_fault.get() } else { (0, 0, 0) };
         let space = thread.process.space();
         let extended = thread.extended.borrow();
         let delivery = Delivery {
@@ -214,7 +214,8 @@ impl Kernel {
             mask: old_mask,
             alt_stack: (alt.base, alt.len, shown),
             use_alt_stack,
-            fault,
+            // As on Linux, the last fault, whatever the signal is for.
+            fault: thread.last_fault.get(),
             xcr0: self.config.xcr0,
             extended: &extended,
         };

@@ -220,6 +220,7 @@ impl Kernel {
         if process.is_zombie() {
             return;
         }
+        process.note_rss();
         for thread in self.threads_of(process) {
             self.end_thread(&thread);
         }
@@ -341,15 +342,18 @@ impl Kernel {
     pub fn reap(&self, parent: &Process, child: &Process) {
         let spent = child.dead_cpu_ns.get() + child.children_cpu_ns.get();
         parent.children_cpu_ns.set(parent.children_cpu_ns.get() + spent);
+        let ((faults, below), (child_faults, grandchildren)) = (parent.minor_faults.get(), child.minor_faults.get());
+        parent.minor_faults.set((faults, below + child_faults + grandchildren));
+        let ((rss, largest), (child_rss, grandchild_rss)) = (parent.peak_rss.get(), child.peak_rss.get());
+        parent.peak_rss.set((rss, largest.max(child_rss).max(grandchild_rss)));
         self.processes.borrow_mut().remove(&child.pid);
     }
 
     /// Remove a zombie for good.
     pub fn forget_process(&self, pid: Pid) {
-        if let Some(process) = self.processes.borrow_mut().remove(&pid) {
-            if let Some(parent) = self.processes.borrow().get(&process.parent.get()) {
-                parent.children.borrow_mut().retain(|child| *child != pid);
-            }
+        let removed = self.processes.borrow_mut().remove(&pid);
+        if let Some(parent) = removed.and_then(|process| self.process(process.parent.get())) {
+            parent.children.borrow_mut().retain(|child| *child != pid);
         }
     }
 }

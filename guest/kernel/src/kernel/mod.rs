@@ -5,6 +5,7 @@
 
 pub mod deliver;
 pub mod events;
+mod fault_address;
 pub mod info;
 pub mod life;
 pub mod schedule;

@@ -3,9 +3,11 @@
 use super::Kernel;
 use super::timers::Timer;
 use crate::errno::{Errno, Stop, SysResult};
-use crate::mem::space::{Access, Fault, Served};
+use crate::exec::stack::STACK_TOP;
+use crate::mem::space::{Access, Fault, Served, Space};
 use crate::syscall::call::Call;
 use crate::syscall::table;
+use crate::task::process::LIMIT_STACK;
 use crate::task::signal::{self, SignalInfo};
 use crate::task::thread::{Context, Progress, State, Thread, Waiting};
 use crate::wait::Tid;
@@ -15,9 +17,9 @@ use seuss_abi::call::Op;
 /// Page-fault error code: the page was present.
 const ERROR_PRESENT: u64 = 1;
 /// Page-fault error code: a store.
-const ERROR_WRITE: u64 = 2;
+pub(super) const ERROR_WRITE: u64 = 2;
 /// Page-fault error code: an instruction fetch.
-const ERROR_FETCH: u64 = 16;
+pub(super) const ERROR_FETCH: u64 = 16;
 
 /// A trap of the application.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +28,12 @@ pub struct Trap {
     pub vector: u64,
     /// Error code, 0 if the vector has none.
     pub error: u64,
-    /// Faulting address of a page fault.
+    /// Faulting address of a page fault, 0 for other vectors.
     pub address: u64,
 }
+
+/// Vector of a page fault.
+pub const PAGE_FAULT: u64 = 14;
 
 impl Kernel {
     /// A system call of the current thread. Returns the context to resume.
@@ -43,10 +48,19 @@ impl Kernel {
         self.leave(false)
     }
 
-    /// A trap of the current thread. Returns the context to resume.
-    pub fn on_trap(&self, trap: Trap) -> *mut Context {
+    /// A trap of the current thread. `read_cr2` is asked for the address of a page fault only if it cannot be told from the instruction: it is
+    /// dear on kvm_pvm. Returns the context to resume.
+    pub fn on_trap(&self, vector: u64, error: u64, read_cr2: impl FnOnce() -> u64) -> *mut Context {
         if let Some(thread) = self.current() {
             thread.with_context(|context| context.exact = 1);
+            let address = match vector {
+                PAGE_FAULT => self.fault_address(&thread, error).unwrap_or_else(|| {
+                    self.count(|counters| counters.cr2_reads += 1);
+                    read_cr2()
+                }),
+                _ => 0,
+            };
+            let trap = Trap { vector, error, address };
             self.trap(&thread, trap);
         }
         self.leave(false)
@@ -67,7 +81,7 @@ impl Kernel {
 
     fn trap(&self, thread: &Rc<Thread>, trap: Trap) {
         let info = match trap.vector {
-            14 => match self.page_fault(thread, trap) {
+            PAGE_FAULT => match self.page_fault(thread, trap) {
                 None => return,
                 Some(info) => info,
             },
@@ -109,11 +123,19 @@ impl Kernel {
             Access::Read
         };
         let space = thread.process.space();
-        let served = space.borrow_mut().fault(trap.address, access);
+        let stack_limit = thread.process.limit(LIMIT_STACK);
+        let served = if self.is_beyond_stack(&space.borrow(), trap.address, stack_limit) {
+            Err(Fault::NotMapped)
+        } else {
+            space.borrow_mut().fault(trap.address, access)
+        };
+        if served.is_ok() {
+            let (own, children) = thread.process.minor_faults.get();
+            thread.process.minor_faults.set((own + 1, children));
+        }
         match served {
             Ok(Served::CopyOnWrite) => {
-                // The fault itself dropped the translation (SDM vol. 3, 4.10.4.1), so no flush is owed for it.
-                space.borrow().take_stale();
+                space.borrow().forgive_fault();
                 self.count(|counters| counters.faults[1] += 1);
                 None
             }
@@ -135,6 +157,13 @@ impl Kernel {
                 None
             }
         }
+    }
+
+    /// Whether `address` lies in the first thread's stack, but further down than RLIMIT_STACK now allows.
+    fn is_beyond_stack(&self, space: &Space, address: u64, limit: u64) -> bool {
+        address < STACK_TOP
+            && STACK_TOP - address > limit
+            && space.area_at(address).is_some_and(|area| area.label == "[stack]")
     }
 
     /// Serve system call `number` of `thread` and store its result, or let the thread wait.
@@ -229,6 +258,7 @@ impl Kernel {
         let yields = self.yielding.take() || yields;
         if yields || self.machine.take_attention() {
             self.serve_events();
+            self.check_cpu_timers();
         }
         let mut candidate = self.current().filter(|thread| thread.state.get() == State::Runnable);
         if yields {
@@ -269,7 +299,12 @@ impl Kernel {
                     Timer::Thread(tid) => self.woken.push(tid),
                     Timer::Alarm(pid) => self.alarm(pid, now_ns),
                     Timer::Posix(pid, id) => self.posix_timer(pid, id, now_ns),
-                    Timer::Queue(queue) => queue.wake_all(),
+                    Timer::Descriptor(file, setting) => {
+                        let next_ns = file.upgrade().and_then(|file| file.fired(setting));
+                        if let Some(next_ns) = next_ns {
+                            self.timers.arm(next_ns, Timer::Descriptor(file, setting));
+                        }
+                    }
                 }
             }
         }
@@ -347,7 +382,8 @@ impl Kernel {
         } else if stale {
             self.machine.flush_translations();
         }
-        self.machine.set_wishes(!self.run_queue.borrow().is_empty(), self.timers.next_ns());
+        let ticks = !self.run_queue.borrow().is_empty() || thread.process.has_cpu_timers();
+        self.machine.set_wishes(ticks, self.timers.next_ns());
         if switched {
             self.publish();
         }

@@ -1,9 +1,10 @@
 //! Everything that happens at a time: deadlines of waiting threads, interval timers, timer descriptors.
 
+use crate::fs::timerfd::TimerFile;
 use crate::task::process::Pid;
-use crate::wait::{Tid, WaitQueue};
+use crate::wait::Tid;
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
+use alloc::rc::Weak;
 use core::cell::{Cell, RefCell};
 
 /// What to do at a time.
@@ -15,8 +16,8 @@ pub enum Timer {
     Alarm(Pid),
     /// A POSIX timer of a process (timer_create(2)).
     Posix(Pid, u32),
-    /// Wake who waits here (timerfd).
-    Queue(Rc<WaitQueue>),
+    /// A timer descriptor (timerfd), and the setting that the expiry belongs to.
+    Descriptor(Weak<TimerFile>, u64),
 }
 
 /// Names an armed timer: its time and a sequence number.

@@ -3,7 +3,7 @@
 
 use super::pager::Pager;
 use super::paging::{ADDRESS, NX, P, U, W};
-use super::space::{AREAS_MAX, MMAP_MIN, MMAP_TOP, Space, is_application_range};
+use super::space::{AREAS_MAX, Access, MMAP_MIN, MMAP_TOP, Space, is_application_range};
 use crate::errno::{Errno, Result};
 use alloc::rc::Rc;
 use seuss_abi::layout::{DIRECT_BASE, KERNEL_END, PAGE_SIZE};
@@ -115,11 +115,16 @@ impl Area {
 pub enum Placement {
     /// Anywhere; at the hint if that is free (0 = no hint).
     Hint(u64),
+    /// MAP_32BIT: below 2 GiB.
+    Low,
     /// MAP_FIXED: exactly there, replacing what is there.
     Fixed(u64),
     /// MAP_FIXED_NOREPLACE: exactly there, or EEXIST.
     FixedNoReplace(u64),
 }
+
+/// Top of what MAP_32BIT may use.
+const LOW_TOP: u64 = 0x8000_0000;
 
 fn page_aligned(value: u64) -> bool {
     value.is_multiple_of(PAGE_SIZE)
@@ -136,10 +141,10 @@ impl Space {
         self.areas.range(..end).next_back().is_none_or(|(_, area)| area.end <= start)
     }
 
-    /// The highest free range of `len` bytes below the mmap top.
-    fn find_free(&self, len: u64) -> Option<u64> {
-        let mut ceiling = MMAP_TOP;
-        for area in self.areas.range(..MMAP_TOP).rev().map(|(_, area)| area) {
+    /// The highest free range of `len` bytes below `top`.
+    fn find_free(&self, len: u64, top: u64) -> Option<u64> {
+        let mut ceiling = top;
+        for area in self.areas.range(..top).rev().map(|(_, area)| area) {
             if area.end < ceiling && ceiling - area.end >= len && is_application_range(ceiling - len, len) {
                 return Some(ceiling - len);
             }
@@ -166,8 +171,9 @@ impl Space {
                 let usable = hint >= MMAP_MIN
                     && is_application_range(hint, len)
                     && self.is_free(hint, hint + len);
-                if usable { Ok(hint) } else { self.find_free(len).ok_or(Errno::ENOMEM) }
+                if usable { Ok(hint) } else { self.find_free(len, MMAP_TOP).ok_or(Errno::ENOMEM) }
             }
+            Placement::Low => self.find_free(len, LOW_TOP).ok_or(Errno::ENOMEM),
             Placement::Fixed(at) | Placement::FixedNoReplace(at) => {
                 if !page_aligned(at) {
                     return Err(Errno::EINVAL);
@@ -347,6 +353,35 @@ impl Space {
             }
         }
         if covered { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// Make sure that the pages of a range are there (MAP_POPULATE, MADV_POPULATE_WRITE); what cannot be had is left out.
+    pub fn populate(&mut self, start: u64, len: u64) {
+        let mut at = start;
+        while at < start.saturating_add(len) {
+            let write = self.area_at(at).is_some_and(|area| area.protection.contains(Protection::WRITE));
+            let access = if write { Access::Write } else { Access::Read };
+            if self.fault(at, access).is_err() {
+                return;
+            }
+            at += PAGE_SIZE;
+        }
+    }
+
+    /// The object shrank to `len_bytes`: its pages beyond are gone from this space, private copies too (truncate(2)).
+    pub fn object_shrank(&mut self, identity: (u64, u64), len_bytes: u64) {
+        let first_gone = len_bytes.div_ceil(PAGE_SIZE);
+        for area in self.areas.values() {
+            let Backing::Object { pager, first_page } = &area.backing else { continue };
+            if pager.identity() != identity {
+                continue;
+            }
+            let keep = first_gone.saturating_sub(*first_page) * PAGE_SIZE;
+            let start = area.start.saturating_add(keep);
+            if start < area.end && self.tables().unmap(start, area.end) {
+                self.mark_stale();
+            }
+        }
     }
 
     /// Change a property of all areas in a range (MADV_WIPEONFORK and the like).

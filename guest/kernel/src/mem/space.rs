@@ -62,15 +62,28 @@ pub enum Served {
     Spurious,
 }
 
+/// What a flush is owed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stale {
+    /// Nothing.
+    Nothing,
+    /// The page of the last fault.
+    OnePage,
+    /// More than that.
+    More,
+}
+
 /// One address space.
 pub struct Space {
     frames: Frames,
     tables: PageTables,
     pub(super) areas: BTreeMap<u64, Area>,
-    /// Translations were taken away or replaced since the last flush.
-    stale: Cell<bool>,
+    /// Translations that were taken away or replaced since the last flush.
+    stale: Cell<Stale>,
     /// Where the last anonymous fault ended: the next one there is sequential.
     last_fault_end: u64,
+    /// Likewise for private copies.
+    last_copy_end: u64,
     /// Start of the heap.
     pub brk_start: u64,
     /// End of the heap.
@@ -88,8 +101,9 @@ impl Space {
             frames: frames.clone(),
             tables,
             areas: BTreeMap::new(),
-            stale: Cell::new(false),
+            stale: Cell::new(Stale::Nothing),
             last_fault_end: 0,
+            last_copy_end: 0,
             brk_start: 0,
             brk: 0,
         })
@@ -103,7 +117,14 @@ impl Space {
 
     /// Whether translations must be flushed before the application runs; resets the mark.
     pub fn take_stale(&self) -> bool {
-        self.stale.replace(false)
+        self.stale.replace(Stale::Nothing) != Stale::Nothing
+    }
+
+    /// A page fault of the CPU was served: it dropped the translation of its own page (SDM vol. 3, 4.10.4.1), so that no flush is owed for that one.
+    pub fn forgive_fault(&self) {
+        if self.stale.get() == Stale::OnePage {
+            self.stale.set(Stale::Nothing);
+        }
     }
 
     /// All areas in order of address.
@@ -197,11 +218,45 @@ impl Space {
             self.frames.store(leaf.slot, (leaf.entry & !NX) | rights);
             return Ok(Served::CopyOnWrite);
         }
+        self.unshare(page, gpa, rights)?;
+        if self.stale.get() == Stale::Nothing {
+            self.stale.set(Stale::OnePage);
+        }
+        let sequential = page == self.last_copy_end;
+        self.last_copy_end = page + PAGE_SIZE;
+        if sequential {
+            self.unshare_ahead(area, page + PAGE_SIZE, rights);
+        }
+        Ok(Served::CopyOnWrite)
+    }
+
+    fn unshare(&mut self, page: u64, gpa: Gpa, rights: u64) -> core::result::Result<(), Fault> {
         let copy = self.frames.allocate_uninit().ok_or(Fault::OutOfMemory)?;
         self.frames.copy_page(gpa, copy.gpa());
         self.tables.map(page, copy.into_gpa(), rights | A | D).map_err(|_| Fault::OutOfMemory)?;
-        self.stale.set(true);
-        Ok(Served::CopyOnWrite)
+        Ok(())
+    }
+
+    /// A program that writes page after page of shared memory gets some of the next ones at once.
+    fn unshare_ahead(&mut self, area: &Area, start: u64, rights: u64) {
+        let mut page = start;
+        while page < area.end.min(start + (SEQUENTIAL_CHUNK - 1) * PAGE_SIZE) {
+            let Some(leaf) = self.tables.leaf(page) else { return };
+            if leaf.large || leaf.entry & (P | W) != P || !self.frames.owns(leaf.entry & ADDRESS) {
+                return;
+            }
+            let gpa = leaf.entry & ADDRESS;
+            if self.frames.reference_count(gpa) == 1 {
+                self.frames.store(leaf.slot, (leaf.entry & !NX) | rights);
+            } else {
+                if self.unshare(page, gpa, rights).is_err() {
+                    return;
+                }
+                self.stale.set(Stale::More);
+            }
+            page += PAGE_SIZE;
+            self.last_copy_end = page;
+        }
     }
 
     fn fault_anonymous(&mut self, area: &Area, page: u64) -> core::result::Result<Served, Fault> {
@@ -255,8 +310,8 @@ impl Space {
         };
         let rights = Self::rights(area.protection, writable) | A;
         let replaced = self.tables.map(page, gpa, rights).map_err(|_| Fault::OutOfMemory)?;
-        if replaced {
-            self.stale.set(true);
+        if replaced && self.stale.get() == Stale::Nothing {
+            self.stale.set(Stale::OnePage);
         }
         if access != Access::Write && !area.shared {
             self.map_around(area, page);
@@ -411,7 +466,7 @@ impl Space {
                 .copy_range(&child.tables, area.start, area.end, area.shared)
                 .map_err(|_| Errno::ENOMEM)?;
         }
-        self.stale.set(true);
+        self.stale.set(Stale::More);
         (child.brk_start, child.brk) = (self.brk_start, self.brk);
         Ok(child)
     }
@@ -431,7 +486,7 @@ impl Space {
     }
 
     pub(super) fn mark_stale(&self) {
-        self.stale.set(true);
+        self.stale.set(Stale::More);
     }
 }
 

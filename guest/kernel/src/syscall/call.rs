@@ -194,6 +194,16 @@ impl UserBuffer {
         self.at
     }
 
+    /// Keep only the first `count` bytes.
+    pub fn truncate(&mut self, count: u64) {
+        let mut left = count;
+        for (_, len) in self.pieces.iter_mut().rev() {
+            *len = (*len).min(left);
+            left -= *len;
+        }
+        self.original.clone_from(&self.pieces);
+    }
+
     /// Leave out the first `count` bytes: they were moved when the call ran before.
     pub fn skip(&mut self, count: u64) {
         let mut left = count;

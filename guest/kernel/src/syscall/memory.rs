@@ -3,10 +3,11 @@
 use super::call::Call;
 use super::table::{Entry, full, partial};
 use crate::errno::{Errno, Result, SysResult};
-use crate::mem::area::{Area, Placement, Protection};
+use crate::mem::area::{Area, Backing, Placement, Protection};
 use crate::mem::pager::{Pager, SharedMemory};
 use crate::mem::paging::P;
 use crate::mem::space::is_application_range;
+use crate::task::process::{LIMIT_AS, LIMIT_DATA, UNLIMITED};
 use alloc::rc::Rc;
 use alloc::vec;
 use seuss_abi::layout::PAGE_SIZE;
@@ -37,6 +38,8 @@ const MAP_PRIVATE: u64 = 2;
 const MAP_SHARED_VALIDATE: u64 = 3;
 const MAP_FIXED: u64 = 0x10;
 const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_32BIT: u64 = 0x40;
+const MAP_POPULATE: u64 = 0x8000;
 const MAP_NORESERVE: u64 = 0x4000;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 
@@ -68,6 +71,8 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
         Placement::FixedNoReplace(address)
     } else if flags & MAP_FIXED != 0 {
         Placement::Fixed(address)
+    } else if flags & MAP_32BIT != 0 {
+        Placement::Low
     } else {
         Placement::Hint(address)
     };
@@ -87,6 +92,8 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
         }
         Some((file.ops().pager(&file)?, file.can_write()))
     };
+    let private_data = writable && !shared;
+    check_limits(call, len, private_data)?;
     let space = call.process.space();
     let mut space = space.borrow_mut();
     let at = space.place(placement, len)?;
@@ -99,7 +106,27 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
         },
     };
     space.insert(area)?;
+    if flags & MAP_POPULATE != 0 {
+        space.populate(at, len);
+    }
     Ok(at)
+}
+
+/// RLIMIT_AS and RLIMIT_DATA, for `len` bytes more.
+fn check_limits(call: &Call<'_>, len: u64, private_data: bool) -> Result {
+    let (space_limit, data_limit) = (call.process.limit(LIMIT_AS), call.process.limit(LIMIT_DATA));
+    if space_limit == UNLIMITED && data_limit == UNLIMITED {
+        return Ok(());
+    }
+    let space = call.process.space();
+    let space = space.borrow();
+    let (total, data) = space.areas().fold((0u64, 0u64), |(total, data), area| {
+        let size = area.end - area.start;
+        let is_data = !area.shared && area.protection.contains(Protection::WRITE) && area.label != "[stack]";
+        (total + size, data + if is_data { size } else { 0 })
+    });
+    let over = total.saturating_add(len) > space_limit || (private_data && data.saturating_add(len) > data_limit);
+    if over { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
 fn munmap(call: &mut Call<'_>) -> SysResult {
@@ -118,6 +145,10 @@ fn mprotect(call: &mut Call<'_>) -> SysResult {
 }
 
 fn brk(call: &mut Call<'_>) -> SysResult {
+    let current = call.process.space().borrow().brk;
+    if call.args[0] > current && check_limits(call, call.args[0] - current, true).is_err() {
+        return Ok(current);
+    }
     Ok(call.process.space().borrow_mut().set_brk(call.args[0]))
 }
 
@@ -128,6 +159,7 @@ fn mremap(call: &mut Call<'_>) -> SysResult {
     if flags & !(MAYMOVE | FIXED) != 0 {
         return Err(Errno::EINVAL.into());
     }
+    check_limits(call, new_len.saturating_sub(old_len), true)?;
     let fixed = (flags & FIXED != 0).then_some(new);
     Ok(call.process.space().borrow_mut().remap(old, old_len, new_len, flags & MAYMOVE != 0, fixed)?)
 }
@@ -198,10 +230,18 @@ fn madvise(call: &mut Call<'_>) -> SysResult {
         4 | 8 => space.discard(address, len)?,
         10 => space.advise(address, len, &|area| area.dont_fork = true)?,
         11 => space.advise(address, len, &|area| area.dont_fork = false)?,
+        18 if space.area_at(address).is_some_and(|area| area.shared || matches!(area.backing, Backing::Object { .. })) => {
+            return Err(Errno::EINVAL.into());
+        }
+        22 | 23 => {
+            drop(space);
+            let len = check_mapped(call, address, len)?;
+            call.process.space().borrow_mut().populate(address, len);
+        }
         18 => space.advise(address, len, &|area| area.wipe_on_fork = true)?,
         19 => space.advise(address, len, &|area| area.wipe_on_fork = false)?,
         // NORMAL, RANDOM, SEQUENTIAL, WILLNEED, MERGEABLE, UNMERGEABLE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, COLD, PAGEOUT, POPULATE_*.
-        0..=3 | 12..=17 | 20..=23 => {
+        0..=3 | 12..=17 | 20..=21 => {
             drop(space);
             check_mapped(call, address, len)?;
         }

@@ -92,9 +92,16 @@ fn rt_sigreturn(call: &mut Call<'_>) -> SysResult {
         pop_frame(&mut space.borrow_mut(), context, &template, call.kernel.config.xcr0)
     });
     match popped {
-        Ok((mask, extended)) => {
-            thread.mask.set(mask);
-            *thread.extended.borrow_mut() = extended;
+        Ok(popped) => {
+            thread.mask.set(popped.mask);
+            *thread.extended.borrow_mut() = popped.extended;
+            let (base, len, flags) = popped.alt_stack;
+            let kept = flags & !SS_ONSTACK & SS_AUTODISARM;
+            if flags & SS_DISABLE != 0 {
+                thread.alt_stack.set(AltStack::default());
+            } else if len >= MINSIGSTKSZ {
+                thread.alt_stack.set(AltStack { base, len, flags: kept });
+            }
             call.kernel.forget_extended(&thread);
         }
         Err(_) => {

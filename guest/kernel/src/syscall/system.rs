@@ -13,7 +13,7 @@ use seuss_abi::layout::PAGE_SIZE;
 pub const TABLE: &[Entry] = &[
     full(63, "uname", uname),
     full(97, "getrlimit", getrlimit),
-    partial(98, "getrusage", getrusage, "CPU time only"),
+    partial(98, "getrusage", getrusage, "CPU time, peak memory, minor faults"),
     full(99, "sysinfo", sysinfo),
     partial(103, "syslog", not_permitted, "EPERM: there is no kernel log to read"),
     full(160, "setrlimit", setrlimit),
@@ -127,31 +127,32 @@ fn prlimit64(call: &mut Call<'_>) -> SysResult {
     Ok(0)
 }
 
-/// struct rusage with CPU time and nothing else.
+/// struct rusage: CPU time, peak memory and page faults.
 #[must_use]
-pub fn usage(cpu_ns: u64) -> Vec<u8> {
+pub fn usage(cpu_ns: u64, peak_rss: u64, minor_faults: u64) -> Vec<u8> {
     let mut words = [0u64; 18];
     words[0] = cpu_ns / 1_000_000_000;
-    words[1] = cpu_ns % 1_000_000_000 / 1000;
+    // What ran at all has used a microsecond.
+    words[1] = (cpu_ns % 1_000_000_000).div_ceil(1000).min(999_999);
+    words[4] = peak_rss / 1024;
+    words[8] = minor_faults;
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 fn getrusage(call: &mut Call<'_>) -> SysResult {
-    let cpu_ns = match call.args[0] as u32 as i32 {
-        0 => super::time::process_cpu_ns(call.kernel, &call.process),
+    let process = &call.process;
+    process.note_rss();
+    let (rss, children_rss) = process.peak_rss.get();
+    let (faults, children_faults) = process.minor_faults.get();
+    let bytes = match call.args[0] as u32 as i32 {
+        0 => usage(super::time::process_cpu_ns(call.kernel, process), rss, faults),
         1 => {
             call.kernel.account();
-            call.thread.cpu_ns.get()
+            usage(call.thread.cpu_ns.get(), rss, faults)
         }
-        -1 => call.process.children_cpu_ns.get(),
+        -1 => usage(process.children_cpu_ns.get(), children_rss, children_faults),
         _ => return Err(Errno::EINVAL.into()),
     };
-    let mut bytes = usage(cpu_ns);
-    if call.args[0] == 0 {
-        // ru_maxrss in KiB.
-        let resident = call.process.space().borrow().sizes().1 / 1024;
-        bytes[32..40].copy_from_slice(&resident.to_le_bytes());
-    }
     call.write(call.args[1], &bytes)?;
     Ok(0)
 }

@@ -20,8 +20,8 @@ pub const TABLE: &[Entry] = &[
     full(60, "exit", exit),
     full(61, "wait4", wait4),
     full(110, "getppid", getppid),
-    partial(141, "setpriority", zero, "accepted and ignored: one vCPU, one class"),
-    partial(140, "getpriority", getpriority, "always nice 0"),
+    partial(140, "getpriority", getpriority, "PRIO_PROCESS"),
+    partial(141, "setpriority", setpriority, "PRIO_PROCESS; stored only: one vCPU, one class"),
     partial(142, "sched_setparam", zero, "accepted and ignored"),
     partial(143, "sched_getparam", sched_getparam, "always priority 0"),
     partial(144, "sched_setscheduler", zero, "accepted and ignored"),
@@ -82,9 +82,37 @@ fn getppid(call: &mut Call<'_>) -> SysResult {
     Ok(u64::from(call.process.parent.get()))
 }
 
-fn getpriority(_: &mut Call<'_>) -> SysResult {
+fn priority_target(call: &Call<'_>) -> Result<Rc<Process>, Errno> {
+    let [which, who, ..] = call.args;
+    if which > 2 {
+        return Err(Errno::EINVAL);
+    }
+    if who as u32 == 0 || which != 0 {
+        return Ok(call.process.clone());
+    }
+    let thread = call.kernel.thread(who as u32).map(|thread| thread.process.clone());
+    thread.or_else(|| call.kernel.process(who as u32)).ok_or(Errno::ESRCH)
+}
+
+fn getpriority(call: &mut Call<'_>) -> SysResult {
     // The kernel returns 20 - nice.
-    Ok(20)
+    Ok((20 - priority_target(call)?.nice.get()) as u64)
+}
+
+fn setpriority(call: &mut Call<'_>) -> SysResult {
+    let process = priority_target(call)?;
+    let nice = (call.args[2] as u32 as i32).clamp(-20, 19);
+    let (own, other) = (call.process.credentials.borrow().clone(), process.credentials.borrow().clone());
+    if !own.is_privileged() {
+        if own.euid != other.uid && own.euid != other.euid {
+            return Err(Errno::EPERM.into());
+        }
+        if nice < process.nice.get() {
+            return Err(Errno::EACCES.into());
+        }
+    }
+    process.nice.set(nice);
+    Ok(0)
 }
 
 fn sched_getparam(call: &mut Call<'_>) -> SysResult {
@@ -263,6 +291,10 @@ fn do_clone(call: &mut Call<'_>, request: &Clone) -> SysResult {
     Ok(u64::from(tid))
 }
 
+fn child_usage(child: &Process) -> Vec<u8> {
+    super::system::usage(child.dead_cpu_ns.get(), child.peak_rss.get().0, child.minor_faults.get().0)
+}
+
 /// Which children a wait is for.
 #[derive(Clone, Copy)]
 enum Which {
@@ -339,7 +371,7 @@ fn wait4(call: &mut Call<'_>) -> SysResult {
         call.write_u32(status_at, status)?;
     }
     if usage_at != 0 {
-        call.write(usage_at, &super::system::usage(child.dead_cpu_ns.get()))?;
+        call.write(usage_at, &child_usage(&child))?;
     }
     Ok(u64::from(child.pid))
 }
@@ -374,7 +406,7 @@ fn waitid(call: &mut Call<'_>) -> SysResult {
         call.write(info_at, &bytes)?;
     }
     if let (Some((child, _)), true) = (&found, usage_at != 0) {
-        call.write(usage_at, &super::system::usage(child.dead_cpu_ns.get()))?;
+        call.write(usage_at, &child_usage(&child))?;
     }
     Ok(0)
 }

@@ -12,7 +12,7 @@ pub const TABLE: &[Entry] = &[
     full(96, "gettimeofday", gettimeofday),
     full(100, "times", times),
     full(201, "time", time),
-    partial(227, "clock_settime", not_permitted, "EPERM: the clock is the host's"),
+    partial(227, "clock_settime", clock_settime, "EPERM: the clock is the host's"),
     full(228, "clock_gettime", clock_gettime),
     full(229, "clock_getres", clock_getres),
     full(230, "clock_nanosleep", clock_nanosleep),
@@ -30,6 +30,12 @@ const TIMER_ABSTIME: u64 = 1;
 
 fn not_permitted(_: &mut Call<'_>) -> SysResult {
     Err(Errno::EPERM.into())
+}
+
+fn clock_settime(call: &mut Call<'_>) -> SysResult {
+    let [seconds, nanos] = call.read_words(call.args[1])?;
+    timespec_ns(seconds, nanos)?;
+    Err(if call.args[0] == CLOCK_REALTIME { Errno::EPERM } else { Errno::EINVAL }.into())
 }
 
 /// Nanoseconds of a timespec.

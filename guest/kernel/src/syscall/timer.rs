@@ -2,18 +2,18 @@
 
 use super::call::Call;
 use super::table::{Entry, full, partial};
-use super::time::timespec_ns;
+use super::time::{process_cpu_ns, timespec_ns};
 use crate::errno::{Errno, Result, SysResult};
 use crate::kernel::Kernel;
 use crate::kernel::timers::Timer;
 use crate::task::process::{IntervalTimer, Pid, PosixTimer};
-use crate::task::signal::{SIGALRM, SIGNAL_MAX, SignalInfo};
+use crate::task::signal::{SIGALRM, SIGNAL_MAX, SIGPROF, SIGVTALRM, SignalInfo};
 
 /// The family.
 pub const TABLE: &[Entry] = &[
-    partial(36, "getitimer", getitimer, "ITIMER_REAL only"),
+    full(36, "getitimer", getitimer),
     full(37, "alarm", alarm),
-    partial(38, "setitimer", setitimer, "ITIMER_REAL only; VIRTUAL and PROF: EINVAL"),
+    partial(38, "setitimer", setitimer, "VIRTUAL counts all CPU time, as PROF does"),
     partial(222, "timer_create", timer_create, "SIGEV_SIGNAL, SIGEV_THREAD_ID, SIGEV_NONE; no CPU-time clocks"),
     full(223, "timer_settime", timer_settime),
     full(224, "timer_gettime", timer_gettime),
@@ -57,29 +57,41 @@ fn alarm(call: &mut Call<'_>) -> SysResult {
     Ok(left(old, now).div_ceil(NANOS))
 }
 
-fn write_itimer(call: &Call<'_>, address: u64, timer: IntervalTimer) -> Result {
-    let left = left(timer, call.kernel.machine.monotonic_ns());
+/// The timer that setitimer's first argument names, and the time that it runs in.
+fn interval_timer(call: &Call<'_>, which: u64) -> Result<(IntervalTimer, u64)> {
+    match which {
+        0 => Ok((call.process.real_timer.get(), call.kernel.machine.monotonic_ns())),
+        1 | 2 => Ok((call.process.cpu_timers.get()[which as usize - 1], process_cpu_ns(call.kernel, &call.process))),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn write_itimer(call: &Call<'_>, address: u64, (timer, now_ns): (IntervalTimer, u64)) -> Result {
+    let left = left(timer, now_ns);
     let interval = timer.interval_ns;
     let words = [interval / NANOS, interval % NANOS / 1000, left / NANOS, left % NANOS / 1000];
     call.write_words(address, &words)
 }
 
 fn getitimer(call: &mut Call<'_>) -> SysResult {
-    if call.args[0] != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    write_itimer(call, call.args[1], call.process.real_timer.get())?;
+    let timer = interval_timer(call, call.args[0])?;
+    write_itimer(call, call.args[1], timer)?;
     Ok(0)
 }
 
 fn setitimer(call: &mut Call<'_>) -> SysResult {
     let [which, new, old, ..] = call.args;
-    if which != 0 {
-        return Err(Errno::EINVAL.into());
-    }
+    let previous = interval_timer(call, which)?;
     let [interval_s, interval_us, value_s, value_us] = if new == 0 { [0; 4] } else { call.read_words(new)? };
-    let (span, interval) = (micros_ns(value_s, value_us)?, micros_ns(interval_s, interval_us)?);
-    let previous = replace_real(call, span, interval);
+    let (span, interval_ns) = (micros_ns(value_s, value_us)?, micros_ns(interval_s, interval_us)?);
+    if which == 0 {
+        replace_real(call, span, interval_ns);
+    } else {
+        let expires_ns = if span == 0 { 0 } else { previous.1 + span };
+        let mut timers = call.process.cpu_timers.get();
+        timers[which as usize - 1] = IntervalTimer { expires_ns, interval_ns };
+        call.process.cpu_timers.set(timers);
+    }
     if old != 0 {
         write_itimer(call, old, previous)?;
     }
@@ -87,6 +99,27 @@ fn setitimer(call: &mut Call<'_>) -> SysResult {
 }
 
 impl Kernel {
+    /// Let ITIMER_VIRTUAL and ITIMER_PROF of the current process expire; called at every tick while one is armed.
+    pub(crate) fn check_cpu_timers(&self) {
+        let Some(process) = self.current().map(|thread| thread.process.clone()) else { return };
+        if !process.has_cpu_timers() {
+            return;
+        }
+        let now_ns = process_cpu_ns(self, &process);
+        let mut timers = process.cpu_timers.get();
+        for (timer, signo) in timers.iter_mut().zip([SIGVTALRM, SIGPROF]) {
+            if timer.expires_ns == 0 || timer.expires_ns > now_ns {
+                continue;
+            }
+            let _ = self.send_to_process(&process, SignalInfo::from_kernel(signo));
+            timer.expires_ns = match timer.interval_ns {
+                0 => 0,
+                interval => now_ns - (now_ns - timer.expires_ns) % interval + interval,
+            };
+        }
+        process.cpu_timers.set(timers);
+    }
+
     /// A POSIX timer has expired.
     pub(crate) fn posix_timer(&self, pid: Pid, id: u32, now_ns: u64) {
         let Some(process) = self.process(pid) else { return };

@@ -17,6 +17,12 @@ pub type Pid = Tid;
 /// Resource limits (getrlimit(2)): soft and hard value of RLIMIT_CPU .. RLIMIT_RTTIME.
 pub type Limits = [(u64, u64); 16];
 
+/// RLIMIT_FSIZE.
+pub const LIMIT_FSIZE: usize = 1;
+/// RLIMIT_DATA.
+pub const LIMIT_DATA: usize = 2;
+/// RLIMIT_AS.
+pub const LIMIT_AS: usize = 9;
 /// RLIMIT_STACK.
 pub const LIMIT_STACK: usize = 3;
 /// RLIMIT_NPROC.
@@ -141,6 +147,14 @@ pub struct Process {
     pub no_new_privs: Cell<bool>,
     /// personality(2).
     pub personality: Cell<u32>,
+    /// Nice value.
+    pub nice: Cell<i32>,
+    /// Page faults that were served, and those of children that were waited for.
+    pub minor_faults: Cell<(u64, u64)>,
+    /// Most bytes in memory, as far as it was looked at; and of children that were waited for.
+    pub peak_rss: Cell<(u64, u64)>,
+    /// ITIMER_VIRTUAL and ITIMER_PROF, in CPU time of the process.
+    pub cpu_timers: Cell<[IntervalTimer; 2]>,
     /// When it was made (CLOCK_MONOTONIC).
     pub started_ns: u64,
     /// CPU time of threads that have ended.
@@ -199,6 +213,10 @@ impl Process {
             dumpable: Cell::new(true),
             no_new_privs: Cell::new(parent.is_some_and(|parent| parent.no_new_privs.get())),
             personality: Cell::new(parent.map_or(0, |parent| parent.personality.get())),
+            nice: Cell::new(parent.map_or(0, |parent| parent.nice.get())),
+            minor_faults: Cell::default(),
+            peak_rss: Cell::default(),
+            cpu_timers: Cell::default(),
             started_ns: now_ns,
             dead_cpu_ns: Cell::new(0),
             children_cpu_ns: Cell::new(0),
@@ -237,6 +255,19 @@ impl Process {
     #[must_use]
     pub fn is_zombie(&self) -> bool {
         matches!(self.child_state.get(), ChildState::Zombie(_))
+    }
+
+    /// Whether ITIMER_VIRTUAL or ITIMER_PROF is armed.
+    #[must_use]
+    pub fn has_cpu_timers(&self) -> bool {
+        self.cpu_timers.get().iter().any(|timer| timer.expires_ns != 0)
+    }
+
+    /// Bring the peak of memory use up to date.
+    pub fn note_rss(&self) {
+        let resident = self.space().borrow().sizes().1;
+        let (own, children) = self.peak_rss.get();
+        self.peak_rss.set((own.max(resident), children));
     }
 
     /// The soft limit of `resource`.

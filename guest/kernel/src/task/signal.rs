@@ -364,8 +364,17 @@ fn sigcontext(registers: &Registers) -> [u64; 18] {
     ]
 }
 
-/// Undo [`push_frame`]: rt_sigreturn(2). `context.registers.rsp` is that of the system call. Returns the signal mask and, if the frame has one, the extended
-/// state, sanitized.
+/// What [`pop_frame`] brings back besides the registers.
+pub struct Popped {
+    /// The signal mask.
+    pub mask: SignalSet,
+    /// The extended state, sanitized.
+    pub extended: ExtendedState,
+    /// uc_stack: base, length, flags.
+    pub alt_stack: (u64, u64, u32),
+}
+
+/// Undo [`push_frame`]: rt_sigreturn(2). `context.registers.rsp` is that of the system call.
 ///
 /// # Errors
 /// EFAULT: the frame cannot be read, or asks for an address outside the application.
@@ -374,7 +383,7 @@ pub fn pop_frame(
     context: &mut Context,
     template: &ExtendedState,
     xcr0: u64,
-) -> Result<(SignalSet, ExtendedState)> {
+) -> Result<Popped> {
     let frame = context.registers.rsp.wrapping_sub(8);
     let mut bytes = vec![0u8; FRAME_BYTES];
     space.read(frame, &mut bytes)?;
@@ -422,5 +431,9 @@ pub fn pop_frame(
         rflags: (context.registers.rflags & !USER_FLAGS) | (register(17) & USER_FLAGS),
         ..context.registers
     };
-    Ok((SignalSet(word(SIGMASK)).blockable(), extended))
+    Ok(Popped {
+        mask: SignalSet(word(SIGMASK)).blockable(),
+        extended,
+        alt_stack: (word(UCONTEXT + 16), word(UCONTEXT + 32), word(UCONTEXT + 24) as u32),
+    })
 }

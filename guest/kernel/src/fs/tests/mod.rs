@@ -1,6 +1,9 @@
 //! Tests of the tree, of paths and of open files, on images made in memory.
 
+mod host;
 mod model;
+mod streams;
+mod synthetic;
 mod tree;
 
 use super::overlay::mount_root;
@@ -10,22 +13,72 @@ use super::{Env, FdTable, FsContext, Node, Subject};
 use crate::erofs::Image;
 use crate::erofs::tests::{Item, image_bytes, load};
 use crate::machine::{Counters, Machine};
+use crate::mem::frames::Frames;
 use crate::wait::Woken;
 use seuss_abi::call::Op;
 use seuss_abi::comm::Clock;
 use seuss_abi::event::Event;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// A machine whose clock advances with every look and whose handles do nothing.
+/// What the VMM has behind a handle.
+#[derive(Default)]
+pub(crate) struct Handle {
+    pub(crate) input: VecDeque<u8>,
+    pub(crate) ended: bool,
+    pub(crate) output: Vec<u8>,
+    /// Bytes that a write may still take.
+    pub(crate) room: usize,
+    pub(crate) closed: bool,
+    pub(crate) calls: usize,
+}
+
+/// A machine whose clock advances with every look and whose handles are scripted.
 #[derive(Default)]
 pub(crate) struct TestMachine {
-    ticks: Cell<u64>,
+    pub(crate) ticks: Cell<u64>,
+    pub(crate) frames: OnceCell<Frames>,
+    pub(crate) handles: RefCell<BTreeMap<u64, Handle>>,
+}
+
+impl TestMachine {
+    fn transfer(&self, op: Op, [handle, list, count, ..]: [u64; 6]) -> i64 {
+        let (frames, mut handles) = (self.frames.get().unwrap(), self.handles.borrow_mut());
+        let Some(handle) = handles.get_mut(&handle) else { return -9 };
+        handle.calls += 1;
+        let mut moved = 0;
+        for index in 0..count {
+            let mut segment = [0; 16];
+            frames.read(list + index * 16, &mut segment);
+            let gpa = u64::from_le_bytes(segment[..8].try_into().unwrap());
+            let len = u64::from_le_bytes(segment[8..].try_into().unwrap()) as usize;
+            if op == Op::Read {
+                let bytes: Vec<u8> = handle.input.drain(..len.min(handle.input.len())).collect();
+                frames.write(gpa, &bytes);
+                moved += bytes.len();
+            } else {
+                let mut bytes = vec![0; len.min(handle.room)];
+                frames.read(gpa, &mut bytes);
+                handle.room -= bytes.len();
+                moved += bytes.len();
+                handle.output.extend(bytes);
+            }
+        }
+        if moved == 0 && !(op == Op::Read && handle.ended) { -11 } else { moved as i64 }
+    }
 }
 
 impl Machine for TestMachine {
-    fn host_call(&self, _op: Op, _args: [u64; 6]) -> i64 {
-        -11
+    fn host_call(&self, op: Op, args: [u64; 6]) -> i64 {
+        match op {
+            Op::Read | Op::Write => self.transfer(op, args),
+            Op::Close => {
+                self.handles.borrow_mut().entry(args[0]).or_default().closed = true;
+                0
+            }
+            _ => -38,
+        }
     }
     fn tsc(&self) -> u64 {
         self.ticks.set(self.ticks.get() + 1);
@@ -140,6 +193,7 @@ impl ProcessInfo for OneProcess {
 
 /// A root file system over layers, the base first, and its only process.
 pub(crate) struct World {
+    pub(crate) machine: Rc<TestMachine>,
     pub(crate) env: Rc<Env>,
     pub(crate) root: Rc<Node>,
     pub(crate) process: OneProcess,
@@ -154,7 +208,9 @@ impl World {
         let blobs: Vec<_> = layers.iter().map(image_bytes).collect();
         let (frames, windows) = load(&blobs, free_pages);
         let random = Rc::new(crate::random::Random::new(&[1; 64]));
-        let env = Env::new(&frames, Rc::new(TestMachine::default()), &Woken::default());
+        let machine = Rc::new(TestMachine::default());
+        machine.frames.set(frames.clone()).unwrap();
+        let env = Env::new(&frames, machine.clone(), &Woken::default());
         env.set_random(&random);
         let images = windows.iter().map(|window| Rc::new(Image::open(&frames, *window).unwrap())).collect();
         let root = mount_root(&env, images).unwrap();
@@ -164,7 +220,7 @@ impl World {
             comm: Rc::new(RefCell::new(b"prog".to_vec())),
             executable: None,
         };
-        Self { env, root, process }
+        Self { machine, env, root, process }
     }
 
     /// The superuser's view.

@@ -61,6 +61,10 @@ const F_SETOWN: u64 = 8;
 const F_GETOWN: u64 = 9;
 const F_SETSIG: u64 = 10;
 const F_GETSIG: u64 = 11;
+const F_SETOWN_EX: u64 = 15;
+const F_GETOWN_EX: u64 = 16;
+const F_OWNER_PID: u32 = 1;
+const F_OWNER_PGRP: u32 = 2;
 const F_OFD_GETLK: u64 = 36;
 const F_OFD_SETLK: u64 = 37;
 const F_OFD_SETLKW: u64 = 38;
@@ -112,6 +116,18 @@ fn fcntl(call: &mut Call<'_>) -> SysResult {
             Ok(0)
         }
         F_GETOWN => Ok(file.owner().get() as u64),
+        F_SETOWN_EX => {
+            let [kind, id] = [call.read_u32(argument)?, call.read_u32(argument.wrapping_add(4))?];
+            let id = id as i32;
+            file.owner().set(if kind == F_OWNER_PGRP { -id } else { id });
+            Ok(0)
+        }
+        F_GETOWN_EX => {
+            let owner = file.owner().get();
+            let kind = if owner < 0 { F_OWNER_PGRP } else { F_OWNER_PID };
+            call.write_u64(argument, u64::from(kind) | u64::from(owner.unsigned_abs()) << 32)?;
+            Ok(0)
+        }
         F_SETSIG => {
             file.signal().set(argument as u32);
             Ok(0)

@@ -6,8 +6,10 @@ use super::file;
 use crate::errno::{Errno, Result, Stop, SysResult};
 use crate::fs::File;
 use crate::fs::file::Whence;
+use crate::fs::file::flags::O_APPEND;
 use crate::mem::user::{Sink, Source};
-use crate::task::signal::SIGPIPE;
+use crate::task::process::{LIMIT_FSIZE, UNLIMITED};
+use crate::task::signal::{SIGPIPE, SIGXFSZ};
 use alloc::rc::Rc;
 
 /// The family.
@@ -50,6 +52,11 @@ pub(super) fn do_read(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer,
 /// Write all of `buffer`, waiting in between as a blocking descriptor does. What was written before the call had to wait is in its progress.
 pub(super) fn do_write(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer, nonblocking: bool) -> SysResult {
     let before = call.thread.progress.borrow().bytes;
+    let total = Source::remaining(buffer) as u64;
+    if let Some(limit) = file_size_limit(call, file, file.offset())? {
+        buffer.truncate(limit);
+    }
+    let total = total.min(Source::remaining(buffer) as u64);
     buffer.skip(before);
     let mut done = before;
     loop {
@@ -58,9 +65,8 @@ pub(super) fn do_write(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer
             Ok(count) => {
                 done += count as u64;
                 call.thread.progress.borrow_mut().bytes = done;
-                let left = Source::remaining(buffer) as u64;
                 let is_stream = !file.ops().is_seekable();
-                if left == 0 || count == 0 || !is_stream {
+                if done >= total || count == 0 || !is_stream {
                     return Ok(done);
                 }
                 buffer.rewind_to(done);
@@ -76,6 +82,20 @@ pub(super) fn do_write(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer
             }
         }
     }
+}
+
+/// RLIMIT_FSIZE: how many bytes may be written to a regular file from `offset` on, if there is a limit.
+fn file_size_limit(call: &Call<'_>, file: &File, offset: u64) -> Result<Option<u64>> {
+    let limit = call.process.limit(LIMIT_FSIZE);
+    if limit == UNLIMITED || file.node().data().is_err() {
+        return Ok(None);
+    }
+    let offset = if file.flags() & O_APPEND != 0 { file.node().size() } else { offset };
+    if offset >= limit {
+        call.kernel.raise(&call.thread, SIGXFSZ);
+        return Err(Errno::EFBIG);
+    }
+    Ok(Some(limit - offset))
 }
 
 fn read(call: &mut Call<'_>) -> SysResult {

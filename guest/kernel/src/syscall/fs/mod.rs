@@ -1,10 +1,13 @@
 //! Files: system calls on paths, descriptors and open files.
 
 pub mod descriptor;
+pub mod epoll;
+pub mod event;
 pub mod io;
 pub mod lock;
 pub mod open;
 pub mod poll;
+pub mod signalfd;
 pub mod stat;
 pub mod transfer;
 pub mod tree;

@@ -4,11 +4,12 @@ use super::super::call::Call;
 use super::super::table::{Entry, full, partial};
 use super::{AT_FDCWD, check_flags, start, with_place};
 use crate::errno::{Errno, Stop, SysResult};
-use crate::fs::File;
+use crate::fs::{Context, File, Node};
+use crate::kernel::Kernel;
 use crate::fs::file::flags::{O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_NONBLOCK, O_PATH, O_RDWR, O_TMPFILE, O_WRONLY};
 use crate::fs::node::Kind;
 use crate::fs::pipe::{fifo_of, make_pipe};
-use crate::task::process::LIMIT_NOFILE;
+use crate::task::process::{LIMIT_NOFILE, Process};
 use alloc::rc::Rc;
 
 /// The family.
@@ -30,6 +31,17 @@ pub(crate) fn install(call: &Call<'_>, file: Rc<File>, close_on_exec: bool) -> S
     Ok(fd as u64)
 }
 
+impl Kernel {
+    /// Whether a process runs the program at `path` (execve(2), ETXTBSY).
+    fn is_executing(&self, place: &Context<'_>, start: &Rc<Node>, path: &[u8]) -> bool {
+        let Ok(node) = place.walk(start, path, true) else { return false };
+        let runs = |process: &Rc<Process>| {
+            !process.is_zombie() && process.program.borrow().node.as_ref().is_some_and(|program| Rc::ptr_eq(program, &node))
+        };
+        node.data().is_ok() && self.processes().iter().any(runs)
+    }
+}
+
 fn do_open(call: &Call<'_>, directory: u64, path: u64, flags: u64, mode: u64) -> SysResult {
     let flags = flags as u32;
     let opening = call.kernel.fs.opening.borrow_mut().remove(&call.thread.tid);
@@ -40,7 +52,12 @@ fn do_open(call: &Call<'_>, directory: u64, path: u64, flags: u64, mode: u64) ->
             let start = start(call, directory, &path)?;
             let makes = flags & (O_CREAT | O_TMPFILE) != 0;
             let mode = if makes { mode as u32 & 0o7777 } else { 0 };
-            with_place(call, |place| place.open(&start, &path, flags, mode))?
+            with_place(call, |place| {
+                if flags & O_ACCMODE != 0 && call.kernel.is_executing(place, &start, &path) {
+                    return Err(Errno::ETXTBSY);
+                }
+                place.open(&start, &path, flags, mode)
+            })?
         }
     };
     if waits_for_peer(&file) {

@@ -12,6 +12,8 @@ use crate::fs::change::{RenameFlags, SetTime};
 use crate::fs::file::Allocation;
 use crate::fs::node::{Kind, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG};
 use crate::fs::{Context, Node};
+use crate::kernel::Kernel;
+use crate::mem::pager::Pager;
 use alloc::rc::Rc;
 
 /// The family.
@@ -203,6 +205,15 @@ fn utime(call: &mut Call<'_>) -> SysResult {
     set_times(call, &node, time_at(access, 0)?, time_at(modify, 0)?)
 }
 
+impl Kernel {
+    /// Take the pages beyond a file's new end out of all mappings.
+    pub(crate) fn file_shrank(&self, node: &Rc<Node>, size: u64) {
+        for process in self.processes() {
+            process.space().borrow_mut().object_shrank(node.identity(), size);
+        }
+    }
+}
+
 fn check_size(size: u64) -> Result<u64> {
     if size > i64::MAX as u64 { Err(Errno::EINVAL) } else { Ok(size) }
 }
@@ -217,6 +228,7 @@ fn truncate(call: &mut Call<'_>) -> SysResult {
         place.subject.check(&node, Access::WRITE)?;
         place.truncate(&node, size)
     })?;
+    call.kernel.file_shrank(&node, size);
     Ok(0)
 }
 
@@ -227,6 +239,7 @@ fn ftruncate(call: &mut Call<'_>) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     file.ops().truncate(&file, size)?;
+    call.kernel.file_shrank(file.node(), size);
     Ok(0)
 }
 
