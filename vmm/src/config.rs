@@ -33,8 +33,8 @@ pub struct ImageBlob {
 
 /// Standard descriptors of a process; `None` is `/dev/null`, inside the guest.
 ///
-/// The VMM never leaves `O_NONBLOCK` behind on a description that others share: see `DESIGN.md`, "Handles". A FIFO given as stdin should
-/// have a writer already (a FIFO that never had one reads as end of file).
+/// The VMM never leaves `O_NONBLOCK` behind on a description that others share: see `DESIGN.md`, "Handles". A FIFO
+/// given as stdin should have a writer already (a FIFO that never had one reads as end of file).
 #[derive(Debug, Default)]
 pub struct Stdio {
     /// Standard input.

@@ -152,7 +152,8 @@ pub enum GuestError {
         /// The guest's state.
         report: Box<Report>,
     },
-    /// The first process could not be started: not there, not executable, not for this machine, too large for the memory limit, ...
+    /// The first process could not be started: not there, not executable, not for this machine, too large for the
+    /// memory limit, ...
     #[error("the program cannot be started: {message} ({})", std::io::Error::from_raw_os_error(*errno))]
     NotStarted {
         /// What execve(2) would have returned.

@@ -1,7 +1,7 @@
 //! The producer's end of the event ring.
 //!
-//! Owns [`EventRing`]: it keeps its own head (the guest's copy is written, never read) and a queue of what does not fit yet. The tail comes from
-//! the guest and is checked at every look.
+//! Owns [`EventRing`]: it keeps its own head (the guest's copy is written, never read) and a queue of what does not
+//! fit yet. The tail comes from the guest and is checked at every look.
 
 use std::collections::VecDeque;
 use std::mem::offset_of;

@@ -71,7 +71,8 @@ impl Guest {
         self.shared.tid()
     }
 
-    /// Send signal `signo` to the process of `token` (0 = the first process), or with `all` to every process of the guest.
+    /// Send signal `signo` to the process of `token` (0 = the first process), or with `all` to every process of the
+    /// guest.
     ///
     /// # Errors
     /// [`RequestError::BadSignal`], [`RequestError::Ended`], [`RequestError::Busy`].
@@ -82,7 +83,8 @@ impl Guest {
         self.post(Kind::Signal, token, signo.into(), all.into())
     }
 
-    /// Start another process in the guest. [`GuestEvent::ExecStarted`] answers, [`GuestEvent::Exited`] tells its end. `spec.stdio` is overwritten.
+    /// Start another process in the guest. [`GuestEvent::ExecStarted`] answers, [`GuestEvent::Exited`] tells its end.
+    /// `spec.stdio` is overwritten.
     ///
     /// # Errors
     /// [`RequestError`]: the token is taken, the description is empty or too large, the guest has ended.

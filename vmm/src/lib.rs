@@ -1,11 +1,13 @@
-//! Runs one SEUSS guest: a virtual machine under KVM whose single vCPU executes a library OS and a Linux program at CPL 3.
+//! Runs one SEUSS guest: a virtual machine under KVM whose single vCPU executes a library OS and a Linux program at
+//! CPL 3.
 //!
-//! [`Guest::start`] makes the virtual machine, loads the guest image that this crate carries, and starts the thread that drives it. That one
-//! thread enters the guest, serves its host calls, waits for its descriptors while it is idle, and posts events: no locks, no other threads.
-//! The contract with the guest is the crate `seuss_abi`; the design is told in `DESIGN.md`.
+//! [`Guest::start`] makes the virtual machine, loads the guest image that this crate carries, and starts the thread
+//! that drives it. That one thread enters the guest, serves its host calls, waits for its descriptors while it is
+//! idle, and posts events: no locks, no other threads. The contract with the guest is the crate `seuss_abi`; the
+//! design is told in `DESIGN.md`.
 //!
-//! What this crate must not do: know about containers or OCI (the shim's), parse EROFS or ELF executables of the image (the guest's), or
-//! believe anything that it reads from guest memory.
+//! What this crate must not do: know about containers or OCI (the shim's), parse EROFS or ELF executables of the image
+//! (the guest's), or believe anything that it reads from guest memory.
 //!
 //! Lock order: no lock is held while another one is taken, nor while a callback runs (see `shared`).
 

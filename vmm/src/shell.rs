@@ -1,8 +1,8 @@
 //! A shell: a virtual machine with its vCPU, made before it is known which guest it will hold.
 //!
-//! Owns [`Shell`]. Making one is most of what a start costs in KVM; since the vCPU state is the same for every guest, a pool can make them ahead.
-//! Unsafe because memory slots hand
-//! host addresses to KVM, and because the kick signal's handler gets the vCPU's flag.
+//! Owns [`Shell`]. Making one is most of what a start costs in KVM; since the vCPU state is the same for every guest,
+//! a pool can make them ahead. Unsafe because memory slots hand host addresses to KVM, and because the kick signal's
+//! handler gets the vCPU's flag.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -44,8 +44,9 @@ impl Machine {
     /// Let the calling thread drive this machine.
     pub(crate) fn drive(mut self) -> DrivenMachine {
         let immediate_exit = self.vcpu.immediate_exit();
-        // SAFETY: the flag lies in the vCPU's `kvm_run` mapping, which moves nowhere and goes with the vCPU; `DrivenMachine` drops the
-        // `Kickable` first, never gives the vCPU away, and stays on this thread (a `Kickable` is not `Send`).
+        // SAFETY: the flag lies in the vCPU's `kvm_run` mapping, which moves nowhere and goes with the vCPU;
+        // `DrivenMachine` drops the `Kickable` first, never gives the vCPU away, and stays on this thread (a
+        // `Kickable` is not `Send`).
         let kickable = unsafe { Kickable::new(immediate_exit) };
         DrivenMachine { _kickable: kickable, machine: self }
     }
@@ -123,8 +124,8 @@ fn set_slot(vm: &VmFd, slot: u32, window: &Window) -> Result<(), KvmError> {
         memory_size: window.len_bytes(),
         userspace_addr: window.host_address(),
     };
-    // SAFETY: the range is the window's own mapping; `Machine` keeps the window mapped for as long as the VM exists, and no Rust
-    // object lies in it.
+    // SAFETY: the range is the window's own mapping; `Machine` keeps the window mapped for as long as the VM exists,
+    // and no Rust object lies in it.
     let set = unsafe { vm.set_user_memory_region(region) };
     ioctl("KVM_SET_USER_MEMORY_REGION", set)
 }

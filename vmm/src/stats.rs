@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Figures of one guest. Those that the guest counts itself are as of its last exit (at most some milliseconds ago) and are hints: a
-/// hostile guest can say anything.
+/// Figures of one guest. Those that the guest counts itself are as of its last exit (at most some milliseconds ago)
+/// and are hints: a hostile guest can say anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestStats {
     /// CPU time of the vCPU thread: the guest and the VMM's work for it.

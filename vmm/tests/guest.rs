@@ -105,7 +105,8 @@ fn a_broken_pipe_is_an_error_and_no_signal() {
     assert_eq!(run(config, broken_pipe()), Ok(WaitStatus::exited(libc::EPIPE as u8)));
 }
 
-// Copies handle 0 to handle 1: at most 4096 bytes a turn, waits when either says EAGAIN, and takes notice of events by moving the tail.
+// Copies handle 0 to handle 1: at most 4096 bytes a turn, waits when either says EAGAIN, and takes notice of events by
+// moving the tail.
 guest!(copies: concat!(
     "2:\n",
     segment!("0x100300000", "4096"),
@@ -306,7 +307,8 @@ fn a_signal_wakes_an_idle_guest() {
     assert_eq!(started.end(), Ok(WaitStatus::exited(15)));
 }
 
-// For every Exec event: Started(token, 77) for even tokens and -ENOENT for odd ones; for every Signal event: Exited(its token, signal).
+// For every Exec event: Started(token, 77) for even tokens and -ENOENT for odd ones; for every Signal event:
+// Exited(its token, signal).
 guest!(execs: concat!(
     call!("9", "0", "1"),
     "2:\n",
@@ -459,7 +461,8 @@ fn a_paused_guest_stands_still() {
     assert_eq!(started.end(), Ok(WaitStatus::signalled(9)), "stopped while paused");
 }
 
-// An application that counts in rbx with several threads runnable; each upcall checks where it came from, and the tenth ends the guest.
+// An application that counts in rbx with several threads runnable; each upcall checks where it came from, and the
+// tenth ends the guest.
 guest!(is_preempted: concat!(
     "mov dword ptr [r15 + 0x3004], 1\n xor r12d, r12d\n",
     become_application!(),

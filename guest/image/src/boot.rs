@@ -18,6 +18,9 @@ fn first_heap_bytes(private_bytes: u64) -> u64 {
     (private_bytes / 4096 * 5 + (512 << 10)).next_multiple_of(4096)
 }
 
+/// The vDSO that build.rs made.
+static VDSO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vdso.so"));
+
 struct Global(OnceCell<Kernel>);
 
 // SAFETY: one vCPU, and the library OS is not preempted.
@@ -60,7 +63,7 @@ pub(crate) extern "C" fn boot() -> *mut Context {
         threads_max: if spec.nproc == 0 { THREADS_MAX_DEFAULT } else { spec.nproc as usize },
         memory_bytes: block.private_bytes,
     };
-    let boot = Boot { machine, frames, seed: block.seed, images: windows, config };
+    let boot = Boot { machine, frames, seed: block.seed, images: windows, vdso: VDSO, config };
     let kernel = Kernel::boot(boot, &spec);
     KERNEL.0.get_or_init(|| kernel).on_boot()
 }

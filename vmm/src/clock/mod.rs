@@ -1,7 +1,8 @@
 //! The guest's clock page: turns TSC ticks into the host's CLOCK_MONOTONIC.
 //!
-//! Owns [`GuestClock`], which keeps the parameters that the guest computes with, never lets the guest's clock run backwards, and
-//! follows the host's clock (which NTP slews) by small changes of rate. Arithmetic is pure; [`tsc`] reads the hardware.
+//! Owns [`GuestClock`], which keeps the parameters that the guest computes with, never lets the guest's clock run
+//! backwards, and follows the host's clock (which NTP slews) by small changes of rate. Arithmetic is pure; [`tsc`]
+//! reads the hardware.
 
 pub(crate) mod tsc;
 
@@ -65,7 +66,8 @@ impl GuestClock {
         u64::try_from(measured).unwrap_or(self.nominal_mult)
     }
 
-    /// Move the base to `now`. A guest that is behind is put right at once; one that is ahead runs slower until it is right again.
+    /// Move the base to `now`. A guest that is behind is put right at once; one that is ahead runs slower until it is
+    /// right again.
     pub(crate) fn refresh(&mut self, now: Sample) {
         let shown_ns = self.page.monotonic_ns(now.tsc);
         let mult = self.measured_mult(now);

@@ -18,7 +18,8 @@ const WINDOW_TICKS: u64 = 2_000;
 const TRIES: usize = 4;
 
 pub(crate) fn rdtsc() -> u64 {
-    // SAFETY: RDTSC reads a counter; every x86-64 CPU has it and Linux does not disable it (CR4.TSD) unless a process asks for that.
+    // SAFETY: RDTSC reads a counter; every x86-64 CPU has it and Linux does not disable it (CR4.TSD) unless a process
+    // asks for that.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
@@ -47,8 +48,8 @@ impl Sample {
             }
         }
         let (_, tsc, monotonic) = best;
-        // The offsets change only when someone sets the clock or the machine sleeps: reading the clocks one after the other is off by
-        // tens of nanoseconds, which no one can tell from the time of the call.
+        // The offsets change only when someone sets the clock or the machine sleeps: reading the clocks one after the
+        // other is off by tens of nanoseconds, which no one can tell from the time of the call.
         let offset =
             |clock| nanoseconds(clock_gettime(clock)) - nanoseconds(clock_gettime(ClockId::Monotonic));
         Self {

@@ -1,12 +1,15 @@
 //! One descriptor behind a handle, and how to use it without ever blocking the vCPU thread.
 //!
-//! A description that other processes share (the shell's terminal, a pipe that a parent reads) must not be left with `O_NONBLOCK` set. So:
-//! - FIFOs, pipes and terminals are opened anew through `/proc/self/fd`, which gives a description of our own, with `O_NONBLOCK`;
+//! A description that other processes share (the shell's terminal, a pipe that a parent reads) must not be left with
+//! `O_NONBLOCK` set. So:
+//! - FIFOs, pipes and terminals are opened anew through `/proc/self/fd`, which gives a description of our own, with
+//!   `O_NONBLOCK`;
 //! - sockets take `MSG_DONTWAIT` with every call;
-//! - regular files, block devices and the memory devices (`/dev/null` and its like) do not block for long and are used as they are (a shared file
-//!   offset must stay shared);
-//! - anything else (pty masters, whose reopening would make another pty; descriptions that cannot be reopened) is used with `RWF_NOWAIT`, or, if its driver does
-//!   not know that, polled before each call and written to in small pieces. A kick interrupts the call should it block after all.
+//! - regular files, block devices and the memory devices (`/dev/null` and its like) do not block for long and are used
+//!   as they are (a shared file offset must stay shared);
+//! - anything else (pty masters, whose reopening would make another pty; descriptions that cannot be reopened) is used
+//!   with `RWF_NOWAIT`, or, if its driver does not know that, polled before each call and written to in small pieces.
+//!   A kick interrupts the call should it block after all.
 //!
 //! Unsafe because the vectored calls take raw pieces of guest memory.
 
@@ -111,8 +114,8 @@ impl AsFd for Channel {
     }
 }
 
-/// Another description of the same pipe or terminal. `None` where that does not work (no /proc, no permission, a FIFO whose other end is
-/// gone).
+/// Another description of the same pipe or terminal. `None` where that does not work (no /proc, no permission, a FIFO
+/// whose other end is gone).
 fn reopen(fd: &OwnedFd, access: OFlags) -> Option<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -133,8 +136,8 @@ type VectoredFlags =
 
 fn vectored(call: Vectored, fd: &OwnedFd, list: &SegmentList<'_>) -> rustix::io::Result<usize> {
     let pieces = list.iovecs();
-    // SAFETY: every piece was checked to lie in a mapped window when the list was made (writable ones for a read); the list borrows the
-    // memory, so that it stays mapped. Guest memory holds no Rust objects.
+    // SAFETY: every piece was checked to lie in a mapped window when the list was made (writable ones for a read); the
+    // list borrows the memory, so that it stays mapped. Guest memory holds no Rust objects.
     outcome(unsafe { call(fd.as_raw_fd(), pieces.as_ptr(), pieces.len() as libc::c_int) })
 }
 
@@ -162,7 +165,8 @@ fn message(fd: &OwnedFd, list: &mut SegmentList<'_>, way: Message) -> rustix::io
     outcome(match way {
         // SAFETY: as in `vectored`; sendmsg does not write through the header's pointers.
         Message::Send => unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) },
-        // SAFETY: as in `vectored`; recvmsg writes to the pieces and the header alone, there is no room for names or control data.
+        // SAFETY: as in `vectored`; recvmsg writes to the pieces and the header alone, there is no room for names or
+        // control data.
         Message::Receive => unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) },
     })
 }

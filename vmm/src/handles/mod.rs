@@ -1,8 +1,8 @@
 //! Handles: the descriptors that a guest reads and writes through the VMM, and the epoll instance that watches them.
 //!
-//! Owns [`Handles`]. Handles 0, 1, 2 are the first process' stdio; further numbers are given out once and never again. Readiness is edge-triggered: after an
-//! EAGAIN, an event follows. Writability is only watched after an EAGAIN, because a pipe's reader would otherwise wake an idle
-//! guest with every read.
+//! Owns [`Handles`]. Handles 0, 1, 2 are the first process' stdio; further numbers are given out once and never again.
+//! Readiness is edge-triggered: after an EAGAIN, an event follows. Writability is only watched after an EAGAIN,
+//! because a pipe's reader would otherwise wake an idle guest with every read.
 
 mod channel;
 mod wait;
@@ -169,7 +169,8 @@ impl Handles {
     pub(crate) fn close(&mut self, number: u32) -> i64 {
         let Some(handle) = self.table.remove(&number) else { return negated(Errno::BADF) };
         if handle.watched {
-            // Not left to the close: another descriptor of the same description may stay open elsewhere, and would keep epoll's entry.
+            // Not left to the close: another descriptor of the same description may stay open elsewhere, and would
+            // keep epoll's entry.
             let _ = epoll::delete(&self.epoll, &handle.channel);
         }
         0
@@ -191,8 +192,9 @@ impl Handles {
         }
     }
 
-    /// Wait until something is ready, somebody wants the thread, a signal comes, or `timeout` is over (`None`: never), and
-    /// give at most `room` events to `sink`. With no room only the wake descriptor would matter: then it does not wait at all.
+    /// Wait until something is ready, somebody wants the thread, a signal comes, or `timeout` is over (`None`: never),
+    /// and give at most `room` events to `sink`. With no room only the wake descriptor would matter: then it does not
+    /// wait at all.
     pub(crate) fn wait(
         &mut self,
         timeout: Option<Timespec>,

@@ -1,7 +1,7 @@
 //! epoll_wait with nanoseconds.
 //!
-//! Unsafe because it makes the system call itself: rustix rounds a timeout up to milliseconds (to suit kernels before 5.11), and a guest that naps
-//! for 200 us would sleep five times as long.
+//! Unsafe because it makes the system call itself: rustix rounds a timeout up to milliseconds (to suit kernels before
+//! 5.11), and a guest that naps for 200 us would sleep five times as long.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -36,8 +36,8 @@ fn wait_into(
 ) -> rustix::io::Result<()> {
     let timeout = timeout.map(|timeout| libc::timespec { tv_sec: timeout.tv_sec, tv_nsec: timeout.tv_nsec });
     let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: the kernel writes at most `capacity` events into the vector's spare room (it is empty), and reads the timeout,
-    // which lives until after the call. No signal mask is given.
+    // SAFETY: the kernel writes at most `capacity` events into the vector's spare room (it is empty), and reads the
+    // timeout, which lives until after the call. No signal mask is given.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_epoll_pwait2,

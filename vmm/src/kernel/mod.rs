@@ -1,7 +1,7 @@
 //! The guest's kernel image: an ELF executable linked at `KERNEL_BASE`, embedded in this crate or given.
 //!
-//! Owns parsing and loading ([`KernelImage`]), the first page tables ([`page_table`]) and symbol names for reports ([`symbols`]).
-//! The image is trusted (it is part of the build), but a wrong one gets a clear error.
+//! Owns parsing and loading ([`KernelImage`]), the first page tables ([`page_table`]) and symbol names for reports
+//! ([`symbols`]). The image is trusted (it is part of the build), but a wrong one gets a clear error.
 
 pub(crate) mod page_table;
 pub(crate) mod symbols;
@@ -19,8 +19,8 @@ use seuss_abi::layout::{ENTRY_BOOT, KERNEL_BASE, KERNEL_END, PAGE_SIZE, PRIVATE_
 use crate::memory::{Gpa, Gva, Memory};
 use page_table::Access;
 
-/// The image that build.rs made (or that `SEUSS_GUEST_IMAGE` named when this crate was built), at an address that ELF structures
-/// can be read at.
+/// The image that build.rs made (or that `SEUSS_GUEST_IMAGE` named when this crate was built), at an address that ELF
+/// structures can be read at.
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("SEUSS_GUEST_IMAGE_FILE")));
 
 #[repr(align(16))]
@@ -123,12 +123,14 @@ impl KernelImage {
         self.segments.iter().map(|segment| segment.pages().1.0 - KERNEL_BASE).max().unwrap_or(0)
     }
 
-    /// Where the page at `address` lies: the image keeps its shape, so that `gpa = PRIVATE_GPA + (address - KERNEL_BASE)`.
+    /// Where the page at `address` lies: the image keeps its shape, so that `gpa = PRIVATE_GPA + (address -
+    /// KERNEL_BASE)`.
     pub(crate) fn gpa(address: Gva) -> Gpa {
         Gpa(PRIVATE_GPA + (address.0 - KERNEL_BASE))
     }
 
-    /// Copy the segments into the private window (zeroed memory, at least [`Self::len_bytes`] long). `None` if it is too small.
+    /// Copy the segments into the private window (zeroed memory, at least [`Self::len_bytes`] long). `None` if it is
+    /// too small.
     pub(crate) fn load(&self, memory: &Memory) -> Option<()> {
         for segment in &self.segments {
             let bytes = self.bytes.as_ref().read_bytes_at(segment.file_offset, segment.file_bytes).ok()?;

@@ -1,7 +1,8 @@
 //! The first page tables: 4-level paging (SDM vol. 3, 4.5), written into the private window before the first entry.
 //!
-//! Every entry has U=1 because everything runs at CPL 3, and A (and D where writable) set already: a shadow-paging KVM would otherwise
-//! fault once more to set them. After the first entry only the guest writes page tables (a shadow MMU does not see the VMM's writes).
+//! Every entry has U=1 because everything runs at CPL 3, and A (and D where writable) set already: a shadow-paging KVM
+//! would otherwise fault once more to set them. After the first entry only the guest writes page tables (a shadow MMU
+//! does not see the VMM's writes).
 
 use seuss_abi::layout::{DIRECT_BASE, LARGE_PAGE_SIZE, PAGE_SIZE, PRIVATE_GPA};
 
@@ -110,7 +111,8 @@ impl<'m> PageTables<'m> {
         table.plus(((gva.0 >> (12 + 9 * level)) % ENTRIES) * 8)
     }
 
-    /// The table at `level` that covers `gva`, made if it is missing. Upper entries allow everything; the leaves decide.
+    /// The table at `level` that covers `gva`, made if it is missing. Upper entries allow everything; the leaves
+    /// decide.
     fn table(&mut self, gva: Gva, level: u32) -> Result<Gpa, OutOfFrames> {
         let mut table = self.root;
         for upper in (level + 1..=3).rev() {
@@ -127,7 +129,8 @@ impl<'m> PageTables<'m> {
         Ok(table)
     }
 
-    /// Map `len_bytes` from `gva` to `gpa`. All three are multiples of the page size; a length that is not is rounded up.
+    /// Map `len_bytes` from `gva` to `gpa`. All three are multiples of the page size; a length that is not is rounded
+    /// up.
     pub(crate) fn map(
         &mut self,
         gva: Gva,
@@ -152,8 +155,8 @@ impl<'m> PageTables<'m> {
     }
 }
 
-/// The first address space: the direct map of every window, and `kernel` (loaded at the start of the private window) at its link
-/// address. The PML4 is the first page after the image.
+/// The first address space: the direct map of every window, and `kernel` (loaded at the start of the private window)
+/// at its link address. The PML4 is the first page after the image.
 pub(crate) fn build<'m>(memory: &'m Memory, kernel: &KernelImage) -> Result<PageTables<'m>, OutOfFrames> {
     let mut tables = PageTables::new(memory, Gpa(PRIVATE_GPA + kernel.len_bytes()))?;
     for segment in kernel.segments() {

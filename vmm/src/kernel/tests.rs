@@ -19,7 +19,8 @@ fn blob(len_bytes: u64) -> ImageBlob {
     ImageBlob { file, len_bytes, name: "blob".into() }
 }
 
-/// An image with three segments: code (2 pages), constants (1 page, after a hole of one), data (3 pages, most of it zeros).
+/// An image with three segments: code (2 pages), constants (1 page, after a hole of one), data (3 pages, most of it
+/// zeros).
 fn kernel() -> KernelImage {
     let segment = |page: u64, len_bytes, file_offset, file_bytes, write, execute| LoadSegment {
         address: Gva(KERNEL_BASE + page * PAGE_SIZE),

@@ -1,7 +1,8 @@
 //! Guest-physical memory: the windows of `seuss_abi::layout` and checked access to them.
 //!
-//! Owns [`Memory`] (all windows of one guest), the address types [`Gpa`] and [`Gva`], and the resolution of scatter/gather lists
-//! ([`SegmentList`]). It must never hand out a Rust reference into guest memory. Windows of snapshot layers will join the image windows:
+//! Owns [`Memory`] (all windows of one guest), the address types [`Gpa`] and [`Gva`], and the resolution of
+//! scatter/gather lists ([`SegmentList`]). It must never hand out a Rust reference into guest memory. Windows of
+//! snapshot layers will join the image windows:
 //! both are read-only files at fixed addresses.
 
 mod address;
@@ -79,7 +80,8 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Make a communication window, a private window of `private_bytes` (a multiple of the large page size), and map `images`.
+    /// Make a communication window, a private window of `private_bytes` (a multiple of the large page size), and map
+    /// `images`.
     pub(crate) fn new(private_bytes: u64, images: Vec<ImageBlob>) -> Result<Self, MemoryError> {
         let made = |window: &str, len_bytes, result: rustix::io::Result<Window>| {
             result.map_err(|errno| MemoryError::Window { window: window.to_owned(), len_bytes, errno })

@@ -4,7 +4,8 @@ use seuss_abi::call::{SEGMENTS_MAX, Segment};
 
 use super::{Gpa, Memory};
 
-/// Most bytes that one call moves: it bounds how long a write to a regular file keeps the vCPU thread. A guest sees a short count.
+/// Most bytes that one call moves: it bounds how long a write to a regular file keeps the vCPU thread. A guest sees a
+/// short count.
 pub(crate) const TRANSFER_MAX: u64 = 4 << 20;
 
 /// Which way a transfer goes, seen from the guest's memory.

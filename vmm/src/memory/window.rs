@@ -1,7 +1,8 @@
 //! One window of guest-physical memory: a mapping in this process, and the raw copies into and out of it.
 //!
-//! Unsafe because it maps memory and copies through raw pointers. No Rust reference into guest memory ever exists: bytes are
-//! copied in or out whole, or handed to the kernel as (pointer, length). Every access is checked against the window's bounds here.
+//! Unsafe because it maps memory and copies through raw pointers. No Rust reference into guest memory ever exists:
+//! bytes are copied in or out whole, or handed to the kernel as (pointer, length). Every access is checked against the
+//! window's bounds here.
 
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
@@ -63,8 +64,9 @@ pub(crate) struct Window {
 unsafe impl Send for Window {}
 
 impl Window {
-    /// New zeroed memory of `len_bytes` (a multiple of the page size), in large pages of the host where it has some and `huge_pages` says so.
-    /// Children of this process do not inherit it: a fork would have to write-protect it all.
+    /// New zeroed memory of `len_bytes` (a multiple of the page size), in large pages of the host where it has some
+    /// and `huge_pages` says so. Children of this process do not inherit it: a fork would have to write-protect it
+    /// all.
     pub(crate) fn anonymous(gpa: Gpa, len_bytes: u64, huge_pages: bool) -> rustix::io::Result<Self> {
         let mut window = Self::reserve(gpa, len_bytes)?;
         let (address, prot) = (window.host.as_ptr().cast(), ProtFlags::READ | ProtFlags::WRITE);
@@ -91,7 +93,8 @@ impl Window {
         Ok(window)
     }
 
-    /// Address space for a window, at a multiple of the large page size as its guest-physical address is: only then can KVM map large pages.
+    /// Address space for a window, at a multiple of the large page size as its guest-physical address is: only then
+    /// can KVM map large pages.
     fn reserve(gpa: Gpa, len_bytes: u64) -> rustix::io::Result<Self> {
         let len_bytes = usize::try_from(len_bytes).map_err(|_| Errno::INVAL)?;
         let large = LARGE_PAGE_SIZE as usize;
@@ -163,8 +166,8 @@ impl Window {
     /// Copy out of guest memory; `None` outside of the window.
     pub(crate) fn read(&self, gpa: Gpa, into: &mut [u8]) -> Option<()> {
         let from = self.iovec(gpa, into.len() as u64)?;
-        // SAFETY: `from` covers `into.len()` bytes of the mapping, which no Rust object overlaps. The one vCPU that could write
-        // there is driven by the thread that copies, so it stands still.
+        // SAFETY: `from` covers `into.len()` bytes of the mapping, which no Rust object overlaps. The one vCPU that
+        // could write there is driven by the thread that copies, so it stands still.
         unsafe { std::ptr::copy_nonoverlapping(from.iov_base.cast::<u8>(), into.as_mut_ptr(), into.len()) };
         Some(())
     }
@@ -201,8 +204,8 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        // SAFETY: the range is the one that `reserve` made; nobody has pointers into it beyond a borrow of `self`. (KVM's slots
-        // follow the process' mappings and see it go.)
+        // SAFETY: the range is the one that `reserve` made; nobody has pointers into it beyond a borrow of `self`.
+        // (KVM's slots follow the process' mappings and see it go.)
         let unmapped = unsafe { munmap(self.host.as_ptr().cast(), self.len_bytes) };
         debug_assert!(unmapped.is_ok(), "munmap of window {}", self.gpa);
     }
@@ -217,6 +220,7 @@ mod tests {
     #[test]
     fn bounds_hold_at_both_ends() {
         let window = Window::anonymous(Gpa(0x10_0000), 0x2000, false).expect("memory");
+        assert!(window.host_address().is_multiple_of(LARGE_PAGE_SIZE));
         let mut byte = [0_u8];
         assert!(window.read(Gpa(0x10_0000), &mut byte).is_some());
         assert!(window.read(Gpa(0x10_1fff), &mut byte).is_some());

@@ -1,7 +1,7 @@
 //! What is known about a guest that ended badly: [`Report`].
 //!
-//! Owns the record of recent host calls and log lines ([`Recorder`]) and the picture of the vCPU at the end. It reads guest memory through a walk of its own
-//! ([`walk`]) that believes nothing.
+//! Owns the record of recent host calls and log lines ([`Recorder`]) and the picture of the vCPU at the end. It reads
+//! guest memory through a walk of its own ([`walk`]) that believes nothing.
 
 pub(crate) mod record;
 pub(crate) mod walk;
@@ -42,7 +42,8 @@ pub struct Report {
     pub registers: Option<Registers>,
     /// Where rip, rsp and cr2 lead: for people.
     pub addresses: Vec<String>,
-    /// Where the guest was at CPL 3 when it entered the CPL 0 stub that rip lies in: rip and rsp, found in the interrupt frame.
+    /// Where the guest was at CPL 3 when it entered the CPL 0 stub that rip lies in: rip and rsp, found in the
+    /// interrupt frame.
     pub interrupted: Option<(u64, u64)>,
     /// Bytes around rip: address of the first, bytes, index of rip.
     pub code: (u64, Vec<u8>, usize),
@@ -187,7 +188,8 @@ impl Report {
     }
 }
 
-/// The frame that an interrupt from CPL 3 pushed (SDM vol. 3, figure 6-9), somewhere above the stub's own pushes: its rip and rsp.
+/// The frame that an interrupt from CPL 3 pushed (SDM vol. 3, figure 6-9), somewhere above the stub's own pushes: its
+/// rip and rsp.
 fn interrupt_frame(rsp: u64, word: impl Fn(u64) -> Option<u64>) -> Option<(u64, u64)> {
     (0..FRAME_SEARCH).map(|index| rsp.wrapping_add(index * 8)).find_map(|at| {
         let [rip, cs, _flags, old_rsp, ss] = [0, 8, 16, 24, 32].map(|offset| word(at.wrapping_add(offset)));

@@ -8,7 +8,8 @@ use crate::memory::Gpa;
 const PRIVATE: u64 = 2 << 20;
 
 proptest! {
-    /// Tables of random entries, many of which lead back into the same tables: a walk ends, and what it finds is inside.
+    /// Tables of random entries, many of which lead back into the same tables: a walk ends, and what it finds is
+    /// inside.
     #[test]
     fn no_table_can_lead_a_walk_astray(
         entries in prop::collection::vec((0_u64..4096, prop_oneof![any::<u64>(), (0_u64..8).prop_map(|page| PRIVATE_GPA + page * 4096 + 0x7)]), 0..200),

@@ -1,7 +1,8 @@
 //! The run loop: one thread drives one guest.
 //!
-//! Owns [`Runner`], which lives on the vCPU thread: it enters the guest, serves its calls ([`doorbell`]), interrupts it ([`ticker`], `interrupt`), and turns
-//! every way of ending into a result. It never blocks but in an idle call and in a pause, and never panics on what a guest does.
+//! Owns [`Runner`], which lives on the vCPU thread: it enters the guest, serves its calls ([`doorbell`]), interrupts
+//! it ([`ticker`], `interrupt`), and turns every way of ending into a result. It never blocks but in an idle call and
+//! in a pause, and never panics on what a guest does.
 
 mod control;
 mod doorbell;
@@ -48,15 +49,16 @@ pub enum GuestEvent {
         /// How.
         status: WaitStatus,
     },
-    /// A process asked for with [`crate::Guest::exec`] runs, or could not be started. The first process is told with token 0, if it runs; if it does not, the
-    /// guest ends with [`GuestError::NotStarted`].
+    /// A process asked for with [`crate::Guest::exec`] runs, or could not be started. The first process is told with
+    /// token 0, if it runs; if it does not, the guest ends with [`GuestError::NotStarted`].
     ExecStarted {
         /// Its token.
         token: u32,
         /// Its pid inside the guest, or errno.
         result: Result<u32, i32>,
     },
-    /// The guest is gone: its first process ended, it was stopped, or it failed. Processes started with `exec` ended with it.
+    /// The guest is gone: its first process ended, it was stopped, or it failed. Processes started with `exec` ended
+    /// with it.
     Ended(Result<WaitStatus, GuestError>),
 }
 
@@ -310,8 +312,8 @@ impl Runner {
             return;
         }
         self.clock.refresh(Sample::take());
-        // The guest stands still while its page is written, so that it sees the odd sequence never, and the change of the even one when
-        // it was interrupted while reading.
+        // The guest stands still while its page is written, so that it sees the odd sequence never, and the change of
+        // the even one when it was interrupted while reading.
         let page: Clock = self.clock.page();
         self.machine.memory.comm().store(Gpa(COMM_GPA + CLOCK_OFFSET), page);
     }

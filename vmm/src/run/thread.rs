@@ -1,8 +1,9 @@
 //! The vCPU thread's signals, its timer and its CPU clock.
 //!
-//! One real-time signal, [`kick_signal`], makes KVM_RUN return: its handler sets `immediate_exit` of the vCPU that the interrupted thread
-//! drives, so that a kick that arrives just before KVM_RUN is not lost (KVM API, 5, "immediate_exit"). The vCPU thread blocks every
-//! other signal: they are for the process' other threads, and a SIGPIPE that stays blocked is an EPIPE.
+//! One real-time signal, [`kick_signal`], makes KVM_RUN return: its handler sets `immediate_exit` of the vCPU that the
+//! interrupted thread drives, so that a kick that arrives just before KVM_RUN is not lost (KVM API, 5,
+//! "immediate_exit"). The vCPU thread blocks every other signal: they are for the process' other threads, and a
+//! SIGPIPE that stays blocked is an EPIPE.
 //!
 //! Unsafe because signal handlers, POSIX timers and per-thread clocks are C interfaces.
 
@@ -14,8 +15,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 thread_local! {
-    /// Where the kick handler writes 1: `immediate_exit` of this thread's vCPU, or null. Constant-initialised and without a destructor, so
-    /// that a signal handler may use it.
+    /// Where the kick handler writes 1: `immediate_exit` of this thread's vCPU, or null. Constant-initialised and
+    /// without a destructor, so that a signal handler may use it.
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(std::ptr::null_mut()) };
 }
 
@@ -27,8 +28,8 @@ pub(crate) fn kick_signal() -> libc::c_int {
 extern "C" fn on_kick(_signal: libc::c_int) {
     let target = IMMEDIATE_EXIT.get();
     if !target.is_null() {
-        // SAFETY: set by this thread to its vCPU's `kvm_run`, which outlives `Kickable`; only this thread and the kernel, when this
-        // thread is in KVM_RUN, look at it.
+        // SAFETY: set by this thread to its vCPU's `kvm_run`, which outlives `Kickable`; only this thread and the
+        // kernel, when this thread is in KVM_RUN, look at it.
         unsafe { target.write_volatile(1) };
     }
 }
@@ -94,7 +95,8 @@ pub(crate) struct Kickable {
 
 impl Kickable {
     /// # Safety
-    /// `immediate_exit` points at the flag of a vCPU that outlives the returned value, and that only this thread drives.
+    /// `immediate_exit` points at the flag of a vCPU that outlives the returned value, and that only this thread
+    /// drives.
     pub(crate) unsafe fn new(immediate_exit: *mut u8) -> Self {
         IMMEDIATE_EXIT.set(immediate_exit);
         let mut set = signal_set(libc::sigemptyset);
@@ -132,7 +134,8 @@ pub(crate) fn sharpen_timers() {
 
 /// CPU time of thread `tid` of this process, or `None` when it has ended.
 pub(crate) fn cpu_time(tid: i32) -> Option<Duration> {
-    // How the kernel encodes the CPU clock of a thread (include/linux/posix-timers_types.h): id inverted, CPUCLOCK_PERTHREAD | CPUCLOCK_SCHED.
+    // How the kernel encodes the CPU clock of a thread (include/linux/posix-timers_types.h): id inverted,
+    // CPUCLOCK_PERTHREAD | CPUCLOCK_SCHED.
     let clock = (!tid << 3) | 6;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for the call to write.

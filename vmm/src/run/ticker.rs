@@ -1,4 +1,5 @@
-//! When to kick a running guest: time slices, the guest's next event, the look for readiness, and repeated kicks while attention is not taken.
+//! When to kick a running guest: time slices, the guest's next event, the look for readiness, and repeated kicks while
+//! attention is not taken.
 //!
 //! Pure arithmetic on nanoseconds of CLOCK_MONOTONIC; [`Ticker`] owns the thread's timer only to arm it.
 
@@ -6,7 +7,8 @@ use super::thread::Timer;
 
 /// Time slice while several threads of the guest are runnable.
 const SLICE_NS: u64 = 4_000_000;
-/// A running guest is interrupted at least this often, so that readiness, requests and changed wishes of the guest are seen.
+/// A running guest is interrupted at least this often, so that readiness, requests and changed wishes of the guest are
+/// seen.
 const LOOK_NS: u64 = 10_000_000;
 /// First repetition of a kick that found the library OS running; each further one comes after twice the time...
 const REPEAT_NS: u64 = 100_000;
@@ -92,8 +94,8 @@ impl Ticker {
         Self { schedule: Schedule::default(), timer, armed_ns: u64::MAX }
     }
 
-    /// Make sure that a kick comes by the time the schedule asks for. A timer that goes off sooner is left alone: arming is a system call, and the kick
-    /// finds nothing to do.
+    /// Make sure that a kick comes by the time the schedule asks for. A timer that goes off sooner is left alone:
+    /// arming is a system call, and the kick finds nothing to do.
     pub(super) fn before_entry(&mut self, wishes: &Wishes, now_ns: u64) {
         let kick_ns = self.schedule.kick_ns(wishes, now_ns);
         if self.armed_ns <= now_ns || kick_ns < self.armed_ns {

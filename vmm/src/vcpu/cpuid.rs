@@ -1,4 +1,5 @@
-//! What CPU the guest sees: KVM's supported CPUID, made to look like one processor without the state components that stay off.
+//! What CPU the guest sees: KVM's supported CPUID, made to look like one processor without the state components that
+//! stay off.
 //!
 //! On kvm_pvm `cpuid` at CPL 3 shows the host's leaves whatever is set here; elsewhere this is what the guest gets.
 

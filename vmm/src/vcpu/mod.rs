@@ -1,7 +1,7 @@
 //! The one vCPU of a guest.
 //!
-//! Owns [`Vcpu`]: creation with the constants of the contract, KVM_RUN, and the registers that the run loop looks at. It must not know what an exit
-//! means.
+//! Owns [`Vcpu`]: creation with the constants of the contract, KVM_RUN, and the registers that the run loop looks at.
+//! It must not know what an exit means.
 
 mod attribute;
 pub(crate) mod cpuid;
@@ -52,8 +52,8 @@ impl Vcpu {
         Ok(vcpu)
     }
 
-    /// Make the guest's RDTSC show what the host's does: offset 0, or, for a KVM without that attribute, the MSR set to the
-    /// current value (exact to a microsecond or so). Where RDTSC is native at CPL 3 both change nothing.
+    /// Make the guest's RDTSC show what the host's does: offset 0, or, for a KVM without that attribute, the MSR set
+    /// to the current value (exact to a microsecond or so). Where RDTSC is native at CPL 3 both change nothing.
     fn align_tsc(&self) -> Result<(), KvmError> {
         if attribute::set_tsc_offset(&self.fd, 0).is_ok() {
             return Ok(());
@@ -111,7 +111,8 @@ impl Vcpu {
         ioctl("KVM_GET_SREGS", self.fd.get_sregs())
     }
 
-    /// Whether an exception or interrupt waits to be delivered: then rip must stay what it is, because the event belongs to it.
+    /// Whether an exception or interrupt waits to be delivered: then rip must stay what it is, because the event
+    /// belongs to it.
     pub(crate) fn event_in_flight(&self) -> Result<bool, KvmError> {
         let events = ioctl("KVM_GET_VCPU_EVENTS", self.fd.get_vcpu_events())?;
         let flags = [

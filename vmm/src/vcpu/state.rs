@@ -8,7 +8,8 @@ use seuss_abi::layout::{
 
 use crate::memory::Gpa;
 
-/// Segment types (SDM vol. 3, tables 3-1 and 3-2): accessed read/write data, accessed execute/read code, LDT, busy 64-bit TSS.
+/// Segment types (SDM vol. 3, tables 3-1 and 3-2): accessed read/write data, accessed execute/read code, LDT, busy
+/// 64-bit TSS.
 const TYPE_DATA: u8 = 0x3;
 const TYPE_CODE: u8 = 0xb;
 const TYPE_LDT: u8 = 0x2;
@@ -41,7 +42,8 @@ fn flat(selector: u16, type_: u8, long: bool) -> kvm_segment {
     }
 }
 
-/// Put the contract's constants over `sregs` (as KVM_GET_SREGS gave them: it holds the APIC base), with the PML4 at `pml4`.
+/// Put the contract's constants over `sregs` (as KVM_GET_SREGS gave them: it holds the APIC base), with the PML4 at
+/// `pml4`.
 pub(crate) fn special_registers(mut sregs: kvm_sregs, pml4: Gpa) -> kvm_sregs {
     sregs.cs = flat(USER_CS, TYPE_CODE, true);
     let data = flat(USER_DS, TYPE_DATA, false);
@@ -80,7 +82,8 @@ pub(crate) fn extended_control(xcr0: u64) -> kvm_xcrs {
     xcrs
 }
 
-/// The system-call MSRs; TSC_AUX is the processor number that `rdtscp` gives. `None` only if the list were too long for its type.
+/// The system-call MSRs; TSC_AUX is the processor number that `rdtscp` gives. `None` only if the list were too long
+/// for its type.
 pub(crate) fn msrs() -> Option<Msrs> {
     msr_list(&[
         (MSR_STAR, STAR),

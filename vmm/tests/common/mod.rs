@@ -1,8 +1,8 @@
 //! Guests for tests: a few instructions of assembly, made into an ELF image that honours the contract of `seuss_abi`.
 //!
-//! Image, from `KERNEL_BASE`: page 0 entry points, page 1 IDT, page 2 GDT and TSS, pages 3 and 4 the test's code, pages 5 to 8 data
-//! and stacks.
-//! Gate 3 (`int3`) leads to a CPL 0 stub on IST 1; no other gate is present, so that any other exception is a triple fault.
+//! Image, from `KERNEL_BASE`: page 0 entry points, page 1 IDT, page 2 GDT and TSS, pages 3 and 4 the test's code,
+//! pages 5 to 8 data and stacks. Gate 3 (`int3`) leads to a CPL 0 stub on IST 1; no other gate is present, so that any
+//! other exception is a triple fault.
 #![allow(dead_code)]
 
 use std::io::Read;
@@ -31,7 +31,8 @@ pub(crate) const DOORBELL: &str = "mov edx, 0x5e5\n out dx, eax\n iretq";
 
 /// Defines a function that gives the code of a test's guest.
 ///
-/// `main` starts with r15 = the communication window, r14 = the private window, both in the direct map, and rsp set (free memory:
+/// `main` starts with r15 = the communication window, r14 = the private window, both in the direct map, and rsp set
+/// (free memory:
 /// 0x608000005000 to 0x608000007000). `upcall` is what `ENTRY_UPCALL` jumps to. `stub` runs at CPL 0 behind `int3`.
 /// Numeric labels above 70 are the macro's.
 #[macro_export]
@@ -116,7 +117,8 @@ macro_rules! call {
     };
 }
 
-/// Put a piece of private memory into the segment list at gpa 0x100200000 (its direct-map address is r14 + 0x200000): entry 0.
+/// Put a piece of private memory into the segment list at gpa 0x100200000 (its direct-map address is r14 + 0x200000):
+/// entry 0.
 #[macro_export]
 macro_rules! segment {
     ($gpa:literal, $len:literal) => {
@@ -131,7 +133,8 @@ macro_rules! segment {
     };
 }
 
-/// Map the first 2 MiB of private memory (where the image lies) at 0x400000 as well, readable, writable and executable, and go on there: as an application.
+/// Map the first 2 MiB of private memory (where the image lies) at 0x400000 as well, readable, writable and
+/// executable, and go on there: as an application.
 #[macro_export]
 macro_rules! become_application {
     () => {

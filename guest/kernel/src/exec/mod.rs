@@ -2,6 +2,7 @@
 
 pub mod elf;
 pub mod stack;
+pub mod vdso;
 
 use crate::errno::Errno;
 use crate::kernel::Kernel;
@@ -117,7 +118,7 @@ pub fn prepare(
     };
     space.brk_start = program.range.1;
     space.brk = program.range.1;
-    let vdso = 0;
+    let vdso = kernel.vdso.map(&mut space)?;
 
     let mut random = [0; 16];
     kernel.random.fill(&mut random);

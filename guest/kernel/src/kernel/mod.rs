@@ -13,6 +13,7 @@ pub mod spawn;
 pub mod timers;
 
 use crate::errno::{Errno, Result};
+use crate::exec::vdso::Vdso;
 use crate::fs::{Env, Fs};
 use crate::machine::{Counters, Machine};
 use crate::mem::frames::{Frames, Gpa};
@@ -63,6 +64,8 @@ pub struct Boot<'a> {
     pub seed: [u8; 64],
     /// EROFS windows, base layer first.
     pub images: &'a [ImageWindow],
+    /// The vDSO, a shared object; empty = none.
+    pub vdso: &'a [u8],
     /// What does not change.
     pub config: Config,
 }
@@ -77,6 +80,8 @@ pub struct Kernel {
     pub woken: Woken,
     /// The file systems.
     pub fs: Fs,
+    /// The vDSO.
+    pub vdso: Rc<Vdso>,
     /// Futex waiters.
     pub futexes: Futexes,
     /// Everything with a deadline.
@@ -114,7 +119,7 @@ impl Kernel {
     /// # Errors
     /// What is wrong with the image, and the machine to tell it with.
     fn mount(boot: Boot<'_>, spec: &ProcessSpec) -> core::result::Result<Self, (Rc<dyn Machine>, String)> {
-        let Boot { machine, frames, seed, images, config } = boot;
+        let Boot { machine, frames, seed, images, vdso, config } = boot;
         frames.set_reserve(reserve_pages(frames.total()));
         let woken = Woken::default();
         let random = Rc::new(Random::new(&seed));
@@ -128,10 +133,15 @@ impl Kernel {
             Ok(fs) => fs,
             Err(error) => return Err((machine, error.to_string())),
         };
+        let vdso = match Vdso::new(&frames, vdso) {
+            Ok(vdso) => vdso,
+            Err(_) => return Err((machine, "no memory for the vDSO".into())),
+        };
         let started_ns = machine.monotonic_ns();
         let slice_start = machine.tsc();
         Ok(Self {
             fs,
+            vdso,
             machine,
             frames,
             woken,

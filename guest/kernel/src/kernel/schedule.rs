@@ -193,6 +193,12 @@ impl Kernel {
             Err(Stop::Errno(errno)) => errno.as_return_value(),
             Err(Stop::Wait | Stop::WaitNoRestart | Stop::NoResult) => return,
         };
+        if outcome != Err(Stop::Errno(Errno::EINTR)) {
+            // ppoll and its like let a signal in only if that is what ended the wait.
+            if let Some(mask) = thread.saved_mask.take() {
+                thread.mask.set(mask);
+            }
+        }
         thread.with_context(|context| context.registers.rax = value);
     }
 

@@ -6,8 +6,9 @@ use super::time::{process_cpu_ns, timespec_ns};
 use crate::errno::{Errno, Result, SysResult};
 use crate::kernel::Kernel;
 use crate::kernel::timers::Timer;
-use crate::task::process::{IntervalTimer, Pid, PosixTimer};
-use crate::task::signal::{SIGALRM, SIGNAL_MAX, SIGPROF, SIGVTALRM, SignalInfo};
+use crate::task::process::{IntervalTimer, LIMIT_CPU, Pid, PosixTimer, Process, UNLIMITED};
+use crate::task::signal::{SIGALRM, SIGNAL_MAX, SIGKILL, SIGPROF, SIGVTALRM, SIGXCPU, SignalInfo};
+use alloc::rc::Rc;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
@@ -118,6 +119,19 @@ impl Kernel {
             };
         }
         process.cpu_timers.set(timers);
+        self.check_cpu_limit(&process, now_ns);
+    }
+
+    /// RLIMIT_CPU: SIGXCPU every second from the soft limit on, SIGKILL at the hard one (setrlimit(2)).
+    fn check_cpu_limit(&self, process: &Rc<Process>, used_ns: u64) {
+        let (soft, hard) = process.limits.borrow()[LIMIT_CPU];
+        let used_s = used_ns / NANOS;
+        if hard != UNLIMITED && used_s >= hard {
+            let _ = self.send_to_process(process, SignalInfo::from_kernel(SIGKILL));
+        } else if soft != UNLIMITED && used_s >= soft {
+            let _ = self.send_to_process(process, SignalInfo::from_kernel(SIGXCPU));
+            process.limits.borrow_mut()[LIMIT_CPU].0 = used_s + 1;
+        }
     }
 
     /// A POSIX timer has expired.

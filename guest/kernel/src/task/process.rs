@@ -17,6 +17,8 @@ pub type Pid = Tid;
 /// Resource limits (getrlimit(2)): soft and hard value of RLIMIT_CPU .. RLIMIT_RTTIME.
 pub type Limits = [(u64, u64); 16];
 
+/// RLIMIT_CPU.
+pub const LIMIT_CPU: usize = 0;
 /// RLIMIT_FSIZE.
 pub const LIMIT_FSIZE: usize = 1;
 /// RLIMIT_DATA.
@@ -257,10 +259,10 @@ impl Process {
         matches!(self.child_state.get(), ChildState::Zombie(_))
     }
 
-    /// Whether ITIMER_VIRTUAL or ITIMER_PROF is armed.
+    /// Whether ITIMER_VIRTUAL, ITIMER_PROF or RLIMIT_CPU is set.
     #[must_use]
     pub fn has_cpu_timers(&self) -> bool {
-        self.cpu_timers.get().iter().any(|timer| timer.expires_ns != 0)
+        self.cpu_timers.get().iter().any(|timer| timer.expires_ns != 0) || self.limit(LIMIT_CPU) != UNLIMITED
     }
 
     /// Bring the peak of memory use up to date.

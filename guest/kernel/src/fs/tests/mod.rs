@@ -201,7 +201,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(layers: &[Item]) -> Self {
-        Self::with_memory(layers, 4096)
+        Self::with_memory(layers, 1024)
     }
 
     pub(crate) fn with_memory(layers: &[Item], free_pages: usize) -> Self {

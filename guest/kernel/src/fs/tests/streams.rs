@@ -266,7 +266,8 @@ fn descriptors_are_the_lowest_free_ones() {
 fn closing_any_descriptor_of_a_file_releases_its_record_locks() {
     let world = world();
     let file = || world.context().open(&world.root, b"f", flags::O_RDWR, 0).unwrap();
-    let (mut table, other) = (FdTable::new(), FdTable::new());
+    let (mut table, mut other) = (FdTable::new(), FdTable::new());
+    other.insert(file(), false, 9).unwrap();
     let locked = file();
     table.insert(locked.clone(), false, 9).unwrap();
     table.insert(file(), false, 9).unwrap();

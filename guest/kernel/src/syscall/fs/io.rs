@@ -130,8 +130,12 @@ fn read_at(file: &Rc<File>, offset: u64, buffer: &mut dyn Sink) -> SysResult {
     Ok(file.read_at(checked_offset(offset)?, buffer)? as u64)
 }
 
-fn write_at(file: &Rc<File>, offset: u64, buffer: &mut dyn Source) -> SysResult {
-    Ok(file.write_at(checked_offset(offset)?, buffer)? as u64)
+fn write_at(call: &Call<'_>, file: &Rc<File>, offset: u64, mut buffer: UserBuffer) -> SysResult {
+    let offset = checked_offset(offset)?;
+    if let Some(limit) = file_size_limit(call, file, offset)? {
+        buffer.truncate(limit);
+    }
+    Ok(file.write_at(offset, &mut buffer)? as u64)
 }
 
 fn pread64(call: &mut Call<'_>) -> SysResult {
@@ -141,7 +145,7 @@ fn pread64(call: &mut Call<'_>) -> SysResult {
 
 fn pwrite64(call: &mut Call<'_>) -> SysResult {
     let file = file(call, call.args[0])?;
-    write_at(&file, call.args[3], &mut call.buffer(call.args[1], call.args[2]))
+    write_at(call, &file, call.args[3], call.buffer(call.args[1], call.args[2]))
 }
 
 fn preadv(call: &mut Call<'_>) -> SysResult {
@@ -151,7 +155,7 @@ fn preadv(call: &mut Call<'_>) -> SysResult {
 
 fn pwritev(call: &mut Call<'_>) -> SysResult {
     let file = file(call, call.args[0])?;
-    write_at(&file, call.args[3], &mut call.buffers(call.args[1], call.args[2])?)
+    write_at(call, &file, call.args[3], call.buffers(call.args[1], call.args[2])?)
 }
 
 fn preadv2(call: &mut Call<'_>) -> SysResult {
@@ -175,10 +179,10 @@ fn pwritev2(call: &mut Call<'_>) -> SysResult {
     let file = file(call, fd)?;
     let mut buffer = call.buffers(vector, count)?;
     if flags & RWF_APPEND != 0 && file.ops().is_seekable() {
-        return write_at(&file, file.node().size(), &mut buffer);
+        return write_at(call, &file, file.node().size(), buffer);
     }
     if offset != u64::MAX {
-        return write_at(&file, offset, &mut buffer);
+        return write_at(call, &file, offset, buffer);
     }
     do_write(call, &file, &mut buffer, file.is_nonblocking() || flags & RWF_NOWAIT != 0)
 }

@@ -14,6 +14,8 @@ use crate::fs::node::{Kind, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG};
 use crate::fs::{Context, Node};
 use crate::kernel::Kernel;
 use crate::mem::pager::Pager;
+use crate::task::process::LIMIT_FSIZE;
+use crate::task::signal::SIGXFSZ;
 use alloc::rc::Rc;
 
 /// The family.
@@ -214,12 +216,20 @@ impl Kernel {
     }
 }
 
-fn check_size(size: u64) -> Result<u64> {
-    if size > i64::MAX as u64 { Err(Errno::EINVAL) } else { Ok(size) }
+/// A size that truncate may set: RLIMIT_FSIZE counts.
+fn check_size(call: &Call<'_>, size: u64) -> Result<u64> {
+    if size > i64::MAX as u64 {
+        return Err(Errno::EINVAL);
+    }
+    if size > call.process.limit(LIMIT_FSIZE) {
+        call.kernel.raise(&call.thread, SIGXFSZ);
+        return Err(Errno::EFBIG);
+    }
+    Ok(size)
 }
 
 fn truncate(call: &mut Call<'_>) -> SysResult {
-    let size = check_size(call.args[1])?;
+    let size = check_size(call, call.args[1])?;
     let node = resolve(call, CWD, call.args[0], 0)?;
     with_place(call, |place| {
         if node.is_directory() {
@@ -233,7 +243,7 @@ fn truncate(call: &mut Call<'_>) -> SysResult {
 }
 
 fn ftruncate(call: &mut Call<'_>) -> SysResult {
-    let size = check_size(call.args[1])?;
+    let size = check_size(call, call.args[1])?;
     let file = file(call, call.args[0])?;
     if !file.can_write() {
         return Err(Errno::EINVAL.into());

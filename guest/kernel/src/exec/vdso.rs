@@ -1,0 +1,62 @@
+//! The vDSO of every process: clocks without a system call (vdso(7)). The image carries it as a ready shared object.
+
+use crate::errno::{Errno, Result};
+use crate::mem::area::{Area, Placement, Protection};
+use crate::mem::frames::{Frame, Frames};
+use crate::mem::pager::{MappedPage, Pager};
+use crate::mem::space::Space;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use seuss_abi::layout::PAGE_SIZE;
+
+/// The pages of the shared object.
+pub struct Vdso(Vec<Frame>);
+
+impl Vdso {
+    /// Copy the object into frames. An empty one means that there is none.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn new(frames: &Frames, object: &[u8]) -> Result<Rc<Self>> {
+        let mut pages = Vec::new();
+        for chunk in object.chunks(PAGE_SIZE as usize) {
+            let frame = frames.allocate_kernel().ok_or(Errno::ENOMEM)?;
+            frames.write(frame.gpa(), chunk);
+            pages.push(frame);
+        }
+        Ok(Rc::new(Self(pages)))
+    }
+
+    /// Map it into `space`; returns the address for AT_SYSINFO_EHDR, 0 without a vDSO.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn map(self: &Rc<Self>, space: &mut Space) -> Result<u64> {
+        if self.0.is_empty() {
+            return Ok(0);
+        }
+        let len = self.len_bytes();
+        let at = space.place(Placement::Hint(0), len)?;
+        space.insert(Area::object(at, len, Protection::READ | Protection::EXECUTE, self.clone(), 0))?;
+        Ok(at)
+    }
+}
+
+impl Pager for Vdso {
+    fn page(&self, index: u64, _write: bool) -> Result<MappedPage> {
+        let page = usize::try_from(index).ok().and_then(|index| self.0.get(index));
+        Ok(page.map_or(MappedPage::BeyondEnd, |frame| MappedPage::Frame(frame.clone())))
+    }
+
+    fn name(&self) -> Vec<u8> {
+        b"[vdso]".to_vec()
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.0.len() as u64 * PAGE_SIZE
+    }
+}
