@@ -381,15 +381,14 @@ pub(crate) fn write_tables() {
     // SAFETY: only the address is taken.
     let top = |symbol: *const u8| symbol as u64;
     let tss_high = TSS_GVA >> 32;
-    let tss_low = u64::from(TSS_LIMIT)
-        | (TSS_GVA & 0xff_ffff) << 16
-        | 0x89 << 40
-        | (TSS_GVA >> 24 & 0xff) << 56;
+    let tss_low =
+        u64::from(TSS_LIMIT) | (TSS_GVA & 0xff_ffff) << 16 | 0x89 << 40 | (TSS_GVA >> 24 & 0xff) << 56;
     let gdt = [0, GDT_KERNEL_CODE, GDT_KERNEL_DATA, GDT_USER_DATA, GDT_USER_CODE, tss_low, tss_high];
     for (index, entry) in gdt.into_iter().enumerate() {
         store(GDT_GVA + index as u64 * 8, entry);
     }
-    let stacks = [top(&raw const trap_stack_top), top(&raw const fault_stack_top), top(&raw const gate_stack_top)];
+    let stacks =
+        [top(&raw const trap_stack_top), top(&raw const fault_stack_top), top(&raw const gate_stack_top)];
     let halves = |address: u64, value: u64| {
         for (offset, half) in [(0, value as u32), (4, (value >> 32) as u32)] {
             // SAFETY: within the TSS; its fields are only four-byte aligned.

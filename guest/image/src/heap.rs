@@ -6,8 +6,8 @@ use seuss_abi::layout::PAGE_SIZE;
 use seuss_kernel::mem::frames::Frames;
 use talc::base::Talc;
 use talc::base::binning::Binning;
-use talc::source::Source;
 use talc::cell::TalcSyncCell;
+use talc::source::Source;
 use talc::{DefaultBinning, TalcCell};
 
 /// Least bytes that the heap grows by.
@@ -50,7 +50,8 @@ unsafe impl Source for FrameSource {
 
 #[global_allocator]
 // SAFETY: one vCPU, and the library OS is not preempted.
-static HEAP: TalcSyncCell<FrameSource, DefaultBinning> = unsafe { TalcSyncCell::new(TalcCell::new(FrameSource)) };
+static HEAP: TalcSyncCell<FrameSource, DefaultBinning> =
+    unsafe { TalcSyncCell::new(TalcCell::new(FrameSource)) };
 
 /// Start the heap in a region.
 ///

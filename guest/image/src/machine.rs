@@ -7,8 +7,8 @@ use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 use seuss_abi::call::{Op, Slot};
 use seuss_abi::comm::{
-    BOOT_OFFSET, BootBlock, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control, EVENTS_OFFSET, MAILBOX_OFFSET, MAILBOX_SIZE,
-    SLOT_OFFSET,
+    BOOT_OFFSET, BootBlock, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control, EVENTS_OFFSET, MAILBOX_OFFSET,
+    MAILBOX_SIZE, SLOT_OFFSET,
 };
 use seuss_abi::event::{Event, RING_ENTRIES, Ring};
 use seuss_abi::layout::{COMM_GPA, DIRECT_BASE, KERNEL_BASE, PRIVATE_GPA};
@@ -91,8 +91,7 @@ impl Machine for Vcpu {
             if before & 1 == 0 && load!(CLOCK_OFFSET, Clock, sequence) == before {
                 return clock;
             }
-            // SAFETY: SSE2 is part of the architecture.
-            unsafe { _mm_pause() };
+            _mm_pause();
         }
     }
 

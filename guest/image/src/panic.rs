@@ -43,12 +43,14 @@ fn report(arguments: core::fmt::Arguments<'_>, frame_pointer: u64) -> ! {
         let _ = writer.write_str("\nreturn addresses:");
         let mut frame = frame_pointer;
         for _ in 0..24 {
-            let in_image = frame >= KERNEL_BASE && frame < KERNEL_BASE + (64 << 20) && frame % 8 == 0;
+            let in_image =
+                (KERNEL_BASE..KERNEL_BASE + (64 << 20)).contains(&frame) && frame.is_multiple_of(8);
             if !in_image {
                 break;
             }
             // SAFETY: the stacks lie in the image, which is mapped.
-            let (next, address) = unsafe { ((frame as *const u64).read(), ((frame + 8) as *const u64).read()) };
+            let (next, address) =
+                unsafe { ((frame as *const u64).read(), ((frame + 8) as *const u64).read()) };
             let _ = write!(writer, " {address:#x}");
             frame = next;
         }

@@ -14,11 +14,11 @@ extern crate alloc;
 
 pub mod erofs;
 pub mod errno;
+pub mod exec;
 pub mod fs;
+pub mod kernel;
 pub mod machine;
 pub mod mem;
-pub mod exec;
-pub mod kernel;
 pub mod random;
 pub mod syscall;
 pub mod task;

@@ -145,8 +145,7 @@ impl Writer {
         }
         let data = if item.mode & 0o170_000 == 0o040_000 {
             let kind = |mode: u32| [0, 5, 3, 0, 2, 0, 4, 0, 1, 0, 7, 0, 6][(mode >> 12) as usize];
-            let mut entries =
-                vec![(b".".to_vec(), nid, 2), (b"..".to_vec(), parent.unwrap_or(nid), 2)];
+            let mut entries = vec![(b".".to_vec(), nid, 2), (b"..".to_vec(), parent.unwrap_or(nid), 2)];
             nlink = 2;
             for (name, child) in &item.children {
                 nlink += u32::from(child.mode & 0o170_000 == 0o040_000);
@@ -187,7 +186,8 @@ pub(crate) fn image_bytes(root: &Item) -> Vec<u8> {
     const META_BLOCKS: u32 = 16;
     let mut counts = BTreeMap::new();
     count_links(root, &mut counts);
-    let mut writer = Writer { meta: vec![], data: vec![], data_block: 1 + META_BLOCKS, links: BTreeMap::new() };
+    let mut writer =
+        Writer { meta: vec![], data: vec![], data_block: 1 + META_BLOCKS, links: BTreeMap::new() };
     // Keep inode 0 free: some readers take nid 0 for none.
     writer.meta.resize(32, 0);
     let nid = writer.write(root, None, &counts);
@@ -283,7 +283,12 @@ fn names_data_and_attributes_are_found() {
         assert_eq!(image.lookup(&many, missing.as_bytes()), Ok(None), "{missing}");
     }
     let mut names = 0;
-    image.entries(&many, &mut |_, _| { names += 1; Ok(()) }).unwrap();
+    image
+        .entries(&many, &mut |_, _| {
+            names += 1;
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(names, 400);
     assert!(get(&root, "gone").is_whiteout());
     assert_eq!(image.xattr(&get(&root, "new"), b"trusted.overlay.opaque"), Ok(Some(b"y".to_vec())));
@@ -359,7 +364,12 @@ fn images_of_mkfs_erofs_are_read() {
     assert_eq!(image.read(&link, 0, &mut target), Ok(9));
     assert_eq!(&target, b"../d/file");
     let mut names = 0;
-    image.entries(&get(&directory, "e"), &mut |_, _| { names += 1; Ok(()) }).unwrap();
+    image
+        .entries(&get(&directory, "e"), &mut |_, _| {
+            names += 1;
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(names, 301);
 }
 

@@ -223,7 +223,8 @@ impl Headers {
                 code_end = end;
             }
         }
-        let listed = self.segments.iter().find(|segment| segment.kind == PT_PHDR).map(|segment| segment.address);
+        let listed =
+            self.segments.iter().find(|segment| segment.kind == PT_PHDR).map(|segment| segment.address);
         let covered = self.loads().find(|segment| {
             segment.offset <= self.table_offset && self.table_offset < segment.offset + segment.file_size
         });
@@ -249,17 +250,26 @@ impl Headers {
         let start = address & !(PAGE_SIZE - 1);
         let file_end = address + segment.file_size;
         let memory_end = (address + segment.memory_size).next_multiple_of(PAGE_SIZE);
-        let file_pages_end = if segment.file_size == 0 { start } else { file_end.next_multiple_of(PAGE_SIZE) };
+        let file_pages_end =
+            if segment.file_size == 0 { start } else { file_end.next_multiple_of(PAGE_SIZE) };
         space.place(Placement::Fixed(start), memory_end - start)?;
         if file_pages_end > start {
             let first_page = segment.offset / PAGE_SIZE;
-            space.insert(Area::object(start, file_pages_end - start, protection, pager.clone(), first_page))?;
+            space.insert(Area::object(
+                start,
+                file_pages_end - start,
+                protection,
+                pager.clone(),
+                first_page,
+            ))?;
         }
         if memory_end > file_pages_end {
             space.insert(Area::anonymous(file_pages_end, memory_end - file_pages_end, protection))?;
         }
         // The file's bytes behind the segment's end are not the program's: .bss starts there.
-        if segment.memory_size > segment.file_size && file_pages_end > file_end && protection.contains(Protection::WRITE)
+        if segment.memory_size > segment.file_size
+            && file_pages_end > file_end
+            && protection.contains(Protection::WRITE)
         {
             let zeros = vec![0; (file_pages_end - file_end) as usize];
             space.write(file_end, &zeros)?;

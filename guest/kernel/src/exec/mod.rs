@@ -75,9 +75,10 @@ pub fn prepare(
     stack::check(&args, &env)?;
     let (binary, absolute, headers) = loop {
         let name = lossy(&path);
-        let (binary, absolute) = loader
-            .open(&path)
-            .map_err(|errno| ExecError { errno, message: format!("{name}: cannot be executed: {}", errno.name()) })?;
+        let (binary, absolute) = loader.open(&path).map_err(|errno| ExecError {
+            errno,
+            message: format!("{name}: cannot be executed: {}", errno.name()),
+        })?;
         let mut head = [0; SCRIPT_LINE];
         let len = binary.read_at(0, &mut head)?;
         let Some(line) = head[..len].strip_prefix(b"#!") else {
@@ -173,7 +174,10 @@ mod tests {
     fn script_lines() {
         let parse = |line: &str| script(line.as_bytes());
         assert_eq!(parse("/bin/sh\necho"), Some((b"/bin/sh".to_vec(), None)));
-        assert_eq!(parse(" /usr/bin/env  python3 -u \n"), Some((b"/usr/bin/env".to_vec(), Some(b"python3 -u".to_vec()))));
+        assert_eq!(
+            parse(" /usr/bin/env  python3 -u \n"),
+            Some((b"/usr/bin/env".to_vec(), Some(b"python3 -u".to_vec())))
+        );
         assert_eq!(parse("\n"), None);
     }
 }

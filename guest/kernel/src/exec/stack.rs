@@ -74,7 +74,12 @@ pub fn check(args: &[Vec<u8>], env: &[Vec<u8>]) -> Result {
 ///
 /// # Errors
 /// E2BIG, ENOMEM.
-pub fn build(space: &mut Space, contents: &Contents<'_>, stack_limit: u64, executable: bool) -> Result<Built> {
+pub fn build(
+    space: &mut Space,
+    contents: &Contents<'_>,
+    stack_limit: u64,
+    executable: bool,
+) -> Result<Built> {
     check(contents.args, contents.env)?;
     let size = stack_limit.clamp(STACK_MIN, STACK_MAX).next_multiple_of(PAGE_SIZE);
     let mut protection = Protection::READ | Protection::WRITE;
@@ -156,6 +161,9 @@ pub fn build(space: &mut Space, contents: &Contents<'_>, stack_limit: u64, execu
         pointer,
         arguments: (first_argument, base + env_start),
         environment: (base + env_start, base + env_end),
-        auxv: auxv.iter().flat_map(|(key, value)| [key.to_le_bytes(), value.to_le_bytes()].concat()).collect(),
+        auxv: auxv
+            .iter()
+            .flat_map(|(key, value)| [key.to_le_bytes(), value.to_le_bytes()].concat())
+            .collect(),
     })
 }

@@ -293,18 +293,21 @@ impl Context<'_> {
             Err(Errno::ENOENT) if !flags.exchange => None,
             Err(errno) => return Err(errno),
         };
-        let other_is_directory = flags.exchange && replaced.as_ref().is_some_and(|other| other.is_directory());
-        let slash_wrong = (old.trailing_slash || (new.trailing_slash && !flags.exchange)) && !node.is_directory();
+        let other_is_directory =
+            flags.exchange && replaced.as_ref().is_some_and(|other| other.is_directory());
+        let slash_wrong =
+            (old.trailing_slash || (new.trailing_slash && !flags.exchange)) && !node.is_directory();
         if slash_wrong || (flags.exchange && new.trailing_slash && !other_is_directory) {
             return Err(Errno::ENOTDIR);
         }
         if node.is_directory() && Self::is_above(&node, &new.directory) {
             return Err(Errno::EINVAL);
         }
-        if let Some(other) = &replaced {
-            if other.is_directory() && Self::is_above(other, &old.directory) {
-                return Err(if flags.exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
-            }
+        if let Some(other) = &replaced
+            && other.is_directory()
+            && Self::is_above(other, &old.directory)
+        {
+            return Err(if flags.exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
         }
         if replaced.as_ref().is_some_and(|other| Rc::ptr_eq(other, &node)) {
             return Ok(());

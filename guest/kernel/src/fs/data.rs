@@ -25,6 +25,8 @@ pub struct Data {
     lower_end: Cell<u64>,
     /// Pages that hide the lower extent: a frame, or `None` for a hole.
     pages: RefCell<BTreeMap<u64, Option<Frame>>>,
+    /// How many of `pages` are frames, and how many hide a page of the lower extent.
+    counts: Cell<(u64, u64)>,
     /// F_SEAL_* (memfd_create(2)); `F_SEAL_SEAL` where sealing is not allowed.
     seals: Cell<u32>,
 }
@@ -56,6 +58,7 @@ impl Data {
             lower: None,
             lower_end: Cell::new(0),
             pages: RefCell::default(),
+            counts: Cell::default(),
             seals: Cell::new(SEAL_SEAL),
         }
     }
@@ -76,6 +79,7 @@ impl Data {
             lower: Some((image.clone(), *inode)),
             lower_end: Cell::new(inode.size),
             pages: RefCell::default(),
+            counts: Cell::default(),
             seals: Cell::new(SEAL_SEAL),
         }
     }
@@ -140,13 +144,36 @@ impl Data {
     /// Pages that hold data: the lower extent's and frames.
     #[must_use]
     pub fn pages_used(&self) -> u64 {
-        let lower = self.lower_end.get().div_ceil(PAGE_SIZE);
-        let (mut above, mut hidden) = (0, 0);
-        for (index, page) in self.pages.borrow().iter() {
-            above += u64::from(page.is_some());
-            hidden += u64::from(*index < lower);
+        let (frames, hiding) = self.counts.get();
+        self.lower_end.get().div_ceil(PAGE_SIZE) - hiding + frames
+    }
+
+    /// [`Self::pages_used`], counted one by one.
+    #[cfg(test)]
+    pub(crate) fn count_pages(&self) -> u64 {
+        let pages = self.pages.borrow();
+        let lower = (0..self.lower_end.get().div_ceil(PAGE_SIZE)).filter(|index| !pages.contains_key(index));
+        lower.count() as u64 + pages.values().filter(|page| page.is_some()).count() as u64
+    }
+
+    /// Put a frame or a hole in.
+    fn insert(&self, index: u64, page: Option<Frame>) {
+        let (mut frames, mut hiding) = self.counts.get();
+        frames += u64::from(page.is_some());
+        let hides = index * PAGE_SIZE < self.lower_end.get();
+        match self.pages.borrow_mut().insert(index, page) {
+            Some(old) => frames -= u64::from(old.is_some()),
+            None => hiding += u64::from(hides),
         }
-        lower - hidden + above
+        self.counts.set((frames, hiding));
+    }
+
+    /// Count again, after pages or a part of the lower extent were taken away.
+    fn recount(&self) {
+        let lower = self.lower_end.get().div_ceil(PAGE_SIZE);
+        let pages = self.pages.borrow();
+        let frames = pages.values().filter(|page| page.is_some()).count() as u64;
+        self.counts.set((frames, pages.range(..lower).count() as u64));
     }
 
     fn place(&self, index: u64) -> Place {
@@ -167,10 +194,10 @@ impl Data {
                 let shown = self.lower_end.get().saturating_sub(at).min(bytes.len() as u64) as usize;
                 let (front, back) = bytes.split_at_mut(shown);
                 back.fill(0);
-                if let Some((image, inode)) = &self.lower {
-                    if image.read(inode, at, front)? < front.len() {
-                        return Err(Errno::EIO);
-                    }
+                if let Some((image, inode)) = &self.lower
+                    && image.read(inode, at, front)? < front.len()
+                {
+                    return Err(Errno::EIO);
                 }
             }
         }
@@ -191,7 +218,8 @@ impl Data {
             if count == 0 {
                 return Ok(done);
             }
-            let stored = self.load(frames, at, &mut buffer[..count]).and_then(|()| sink.put(&buffer[..count]));
+            let stored =
+                self.load(frames, at, &mut buffer[..count]).and_then(|()| sink.put(&buffer[..count]));
             match stored {
                 Ok(stored) => done += stored,
                 Err(errno) if done == 0 => return Err(errno),
@@ -219,7 +247,7 @@ impl Data {
             }
             _ => frames.allocate().ok_or(Errno::ENOSPC)?,
         };
-        self.pages.borrow_mut().insert(index, Some(frame.clone()));
+        self.insert(index, Some(frame.clone()));
         Ok(frame)
     }
 
@@ -229,7 +257,7 @@ impl Data {
         if bytes.len() == PAGE && !matches!(self.place(index), Place::Frame(_)) {
             let frame = frames.allocate_uninit().ok_or(Errno::ENOSPC)?;
             frames.write(frame.gpa(), bytes);
-            self.pages.borrow_mut().insert(index, Some(frame));
+            self.insert(index, Some(frame));
         } else {
             let frame = self.own(frames, index)?;
             frames.write(frame.gpa() + at % PAGE_SIZE, bytes);
@@ -297,6 +325,8 @@ impl Data {
         if end_whole < lower_pages {
             pages.extend(hidden.map(|index| (index, None)));
         }
+        drop(pages);
+        self.recount();
         Ok(())
     }
 
@@ -318,17 +348,19 @@ impl Data {
             return Err(Errno::EFBIG);
         }
         if size < self.size.get() {
-            if self.lower_end.get() > size {
-                // The lower page that is cut needs no copy: `load` shows nothing of it beyond `lower_end`.
-                self.lower_end.set(size);
-            }
             if !size.is_multiple_of(PAGE_SIZE) {
                 if let Place::Frame(frame) = self.place(size / PAGE_SIZE) {
                     let within = size % PAGE_SIZE;
                     frames.fill_zero(frame.gpa() + within, (PAGE_SIZE - within) as usize);
                 }
             }
-            drop(self.pages.borrow_mut().split_off(&size.div_ceil(PAGE_SIZE)));
+            let removed = self.pages.borrow_mut().split_off(&size.div_ceil(PAGE_SIZE));
+            let (kept, hiding) = self.counts.get();
+            let lower = self.lower_end.get().div_ceil(PAGE_SIZE);
+            let gone = removed.values().filter(|page| page.is_some()).count() as u64;
+            self.counts.set((kept - gone, hiding - removed.range(..lower).count() as u64));
+            // The lower page that is cut needs no copy: `load` shows nothing of it beyond `lower_end`.
+            self.lower_end.set(self.lower_end.get().min(size));
         }
         self.size.set(size);
         Ok(())
@@ -375,12 +407,13 @@ impl Data {
         if index >= self.size.get().div_ceil(PAGE_SIZE) {
             return Ok(MappedPage::BeyondEnd);
         }
-        if !write && matches!(self.place(index), Place::Lower) {
-            if let Some((image, inode)) = &self.lower {
-                let whole = inode.size == self.lower_end.get() || (index + 1) * PAGE_SIZE <= self.lower_end.get();
-                if let Some(gpa) = image.page(inode, index).filter(|_| whole) {
-                    return Ok(MappedPage::Image(gpa));
-                }
+        if !write
+            && matches!(self.place(index), Place::Lower)
+            && let Some((image, inode)) = &self.lower
+        {
+            let whole = inode.size == self.lower_end.get() || (index + 1) * PAGE_SIZE <= self.lower_end.get();
+            if let Some(gpa) = image.page(inode, index).filter(|_| whole) {
+                return Ok(MappedPage::Image(gpa));
             }
         }
         match self.own(frames, index) {

@@ -107,7 +107,8 @@ impl PseudoTerminals {
         if let Some(node) = directory.directory()?.cached(&name) {
             return Ok(node);
         }
-        let node = Node::system(directory.fs(), S_IFCHR | 0o620, Kind::Device(make_device(PTS_MAJOR, number)));
+        let node =
+            Node::system(directory.fs(), S_IFCHR | 0o620, Kind::Device(make_device(PTS_MAJOR, number)));
         directory.insert_entry(&name, &node);
         Ok(node)
     }
@@ -180,7 +181,11 @@ pub(crate) fn make_tree(env: &Rc<Env>) -> (Rc<Node>, Rc<Node>, Rc<Node>) {
     }
     hang(&root, "mqueue", &new_directory(&fs, 0o1777));
     let pts_fs = FileSystem::new(env, DEVPTS, None);
-    let pts = Node::system(&pts_fs, S_IFDIR | 0o755, Kind::Directory(Directory::provided(Box::new(PseudoTerminals))));
+    let pts = Node::system(
+        &pts_fs,
+        S_IFDIR | 0o755,
+        Kind::Directory(Directory::provided(Box::new(PseudoTerminals))),
+    );
     let shm = new_directory(&FileSystem::new(env, TMPFS, None), 0o1777);
     (root, pts, shm)
 }

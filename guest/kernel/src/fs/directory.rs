@@ -215,7 +215,11 @@ impl Node {
     }
 
     /// Every name of the layers that is not hidden, with what a listing needs.
-    fn lower_entries(&self, directory: &Directory, known: &mut BTreeMap<Rc<[u8]>, Option<DirEntry>>) -> Result {
+    fn lower_entries(
+        &self,
+        directory: &Directory,
+        known: &mut BTreeMap<Rc<[u8]>, Option<DirEntry>>,
+    ) -> Result {
         for lower in &directory.lowers {
             lower.image.entries(&lower.inode, &mut |name, entry| {
                 if known.contains_key(name) {

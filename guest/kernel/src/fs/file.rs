@@ -3,6 +3,7 @@
 use super::directory::DirEntry;
 use super::node::Node;
 use super::notify::Notifier;
+use super::walk::Context;
 use crate::errno::{Errno, Result};
 use crate::mem::pager::Pager;
 use crate::mem::user::{Sink, Source};
@@ -96,6 +97,19 @@ pub trait FileOps: Any {
     /// EAGAIN, EFAULT, EISDIR, EINVAL, ...
     fn read(&self, _file: &File, _offset: u64, _sink: &mut dyn Sink) -> Result<usize> {
         Err(Errno::EINVAL)
+    }
+
+    /// Whether a read at `offset` needs [`Self::refresh`] before: content that is made when it is read.
+    fn needs_refresh(&self, _offset: u64) -> bool {
+        false
+    }
+
+    /// Make the content again.
+    ///
+    /// # Errors
+    /// ESRCH, EACCES, ...
+    fn refresh(&self, _file: &File, _context: &Context<'_>) -> Result {
+        Ok(())
     }
 
     /// Write at `offset`. Returns how many bytes; more may have been taken from `source` than were written, so who goes on after a short
@@ -413,10 +427,11 @@ impl File {
         if !self.can_read() || (shared && writable && !self.can_write()) {
             return Err(Errno::EACCES);
         }
-        if let Ok(data) = self.node.data() {
-            if shared && writable {
-                data.check_seals(0)?;
-            }
+        if let Ok(data) = self.node.data()
+            && shared
+            && writable
+        {
+            data.check_seals(0)?;
         }
         Ok(Mapping { pager: self.ops.pager(self)?, writable: self.can_write() })
     }

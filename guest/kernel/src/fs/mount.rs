@@ -15,8 +15,10 @@ use super::{Subject, proc, sysfs};
 use crate::erofs::{Image, OpenError};
 use crate::errno::{Errno, Result};
 use crate::wait::Tid;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::{Rc, Weak};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use seuss_abi::comm::ImageWindow;
@@ -39,7 +41,7 @@ impl core::fmt::Display for MountError {
             Self::Layer(layer, error) => write!(f, "layer {layer} of the root file system: {error}"),
             Self::Tree(path, errno) => write!(f, "cannot make {path}: {}", errno.name()),
             Self::Inject(path, errno) => {
-                write!(f, "cannot make {}: {}", alloc::string::String::from_utf8_lossy(path), errno.name())
+                write!(f, "cannot make {}: {}", String::from_utf8_lossy(path), errno.name())
             }
         }
     }
@@ -66,6 +68,9 @@ pub trait SignalWatcher {
     /// `signo` was sent to process `pid` and is pending.
     fn arrived(&self, pid: u32, signo: u32);
 }
+
+/// Standard input, output and error of a process, and its terminal if it has one.
+pub type Stdio = ([Rc<File>; 3], Option<Rc<Terminal>>);
 
 /// The file systems of a guest.
 pub struct Fs {
@@ -140,7 +145,12 @@ impl Fs {
     ///
     /// # Errors
     /// [`MountError::Tree`].
-    pub fn mount(&self, path: &'static str, root: &Rc<Node>, options: &'static str) -> core::result::Result<(), MountError> {
+    pub fn mount(
+        &self,
+        path: &'static str,
+        root: &Rc<Node>,
+        options: &'static str,
+    ) -> core::result::Result<(), MountError> {
         let context = self.own_context();
         let place = || -> Result<(Rc<Node>, Vec<u8>)> {
             let parent = context.walk_parent(&self.root, path.as_bytes())?;
@@ -237,7 +247,7 @@ impl Fs {
     ///
     /// # Errors
     /// ENOMEM, EIO.
-    pub fn stdio(&self, spec: &ProcessSpec) -> Result<([Rc<File>; 3], Option<Rc<Terminal>>)> {
+    pub fn stdio(&self, spec: &ProcessSpec) -> Result<Stdio> {
         let context = self.own_context();
         let null = |flags| context.open(&self.root, b"/dev/null", flags, 0);
         if spec.terminal && spec.stdio[0] != u32::MAX {
@@ -256,8 +266,9 @@ impl Fs {
             }
             let (stream, node) = streams.entry(handle).or_insert_with(|| {
                 let stream = HostStream::new(&self.env, handle);
-                let kind = Kind::Generated(alloc::boxed::Box::new(HostNode(stream.clone())));
-                let node = Node::anonymous(&self.pipes, S_IFIFO | 0o600, (spec.uid, spec.gid), b"pipe:", kind);
+                let kind = Kind::Generated(Box::new(HostNode(stream.clone())));
+                let node =
+                    Node::anonymous(&self.pipes, S_IFIFO | 0o600, (spec.uid, spec.gid), b"pipe:", kind);
                 (stream, node)
             });
             let ops: Rc<dyn FileOps> = Rc::new(HostFile(stream.clone()));

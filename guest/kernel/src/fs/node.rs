@@ -218,7 +218,13 @@ impl Node {
 
     /// A node without a name, for descriptors such as pipes; `label` is what /proc/PID/fd shows before its number.
     #[must_use]
-    pub fn anonymous(fs: &Rc<FileSystem>, mode: u32, (uid, gid): (u32, u32), label: &[u8], kind: Kind) -> Rc<Self> {
+    pub fn anonymous(
+        fs: &Rc<FileSystem>,
+        mode: u32,
+        (uid, gid): (u32, u32),
+        label: &[u8],
+        kind: Kind,
+    ) -> Rc<Self> {
         let seed = Seed { ino: 0, mode, uid, gid, nlink: 1, time: fs.env.now() };
         let node = Self::new(fs, &seed, kind);
         node.location.borrow_mut().name = label.into();

@@ -48,7 +48,8 @@ impl Notifier {
         if self.watchers.borrow().is_empty() {
             return;
         }
-        let watchers: Vec<Rc<dyn Watcher>> = self.watchers.borrow().iter().filter_map(Weak::upgrade).collect();
+        let watchers: Vec<Rc<dyn Watcher>> =
+            self.watchers.borrow().iter().filter_map(Weak::upgrade).collect();
         for watcher in watchers {
             watcher.notified(events);
         }

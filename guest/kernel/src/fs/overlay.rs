@@ -7,7 +7,10 @@
 use super::data::Data;
 use super::directory::{Directory, Lower};
 use super::env::{Env, FileSystem, OVERLAY};
-use super::node::{Flags, Kind, Node, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, Seed, make_device};
+use super::node::{
+    Flags, Kind, Node, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, Seed,
+    make_device,
+};
 use crate::erofs::{Image, Nid};
 use crate::errno::{Errno, Result};
 use alloc::rc::{Rc, Weak};

@@ -264,7 +264,8 @@ impl Drop for PipeEnd {
         if pipe.readers.get() == 0 && pipe.writers.get() == 0 {
             *pipe.buffer.borrow_mut() = VecDeque::new();
         }
-        pipe.notifier.notify(Readiness::HANGUP | Readiness::ERROR | Readiness::READABLE | Readiness::WRITABLE);
+        pipe.notifier
+            .notify(Readiness::HANGUP | Readiness::ERROR | Readiness::READABLE | Readiness::WRITABLE);
     }
 }
 

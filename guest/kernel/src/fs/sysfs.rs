@@ -7,6 +7,7 @@ use super::proc::{Maker, TextNode, static_text};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::String;
 use seuss_abi::layout::PAGE_SIZE;
 
 const FIXED: &[(&str, &str)] = &[
@@ -57,7 +58,7 @@ const CGROUP_MADE: &[(&str, Maker)] = &[
     ("pids.max", |source| Ok(format!("{}\n", source.processes.system().threads_max).into_bytes())),
     ("cgroup.procs", |source| {
         let lines = source.processes.pids().into_iter().map(|pid| format!("{pid}\n"));
-        Ok(lines.collect::<alloc::string::String>().into_bytes())
+        Ok(lines.collect::<String>().into_bytes())
     }),
 ];
 

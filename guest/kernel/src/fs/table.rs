@@ -169,11 +169,11 @@ impl FdTable {
         let end = range.end().saturating_add(1).min(self.slots.len());
         for index in *range.start()..end {
             let slot = &mut self.slots[index];
-            if slot.as_ref().is_some_and(|slot| close(slot.close_on_exec)) {
-                if let Some(slot) = slot.take() {
-                    self.first_free = self.first_free.min(index);
-                    self.released(&slot);
-                }
+            if slot.as_ref().is_some_and(|slot| close(slot.close_on_exec))
+                && let Some(slot) = slot.take()
+            {
+                self.first_free = self.first_free.min(index);
+                self.released(&slot);
             }
         }
         let used = self.slots.iter().rposition(Option::is_some).map_or(0, |last| last + 1);

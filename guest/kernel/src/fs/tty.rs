@@ -103,7 +103,14 @@ impl Termios {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let mut characters = [0; 19];
         characters.copy_from_slice(&bytes[17..36]);
-        Self { input: word(0), output: word(4), control: word(8), local: word(12), line: bytes[16], characters }
+        Self {
+            input: word(0),
+            output: word(4),
+            control: word(8),
+            local: word(12),
+            line: bytes[16],
+            characters,
+        }
     }
 
     fn has(&self, flag: u32) -> bool {

@@ -160,7 +160,12 @@ impl Context<'_> {
         self.walk_parent_counted(start, path, &mut 0)
     }
 
-    fn walk_parent_counted<'p>(&self, start: &Rc<Node>, path: &'p [u8], links: &mut u32) -> Result<Parent<'p>> {
+    fn walk_parent_counted<'p>(
+        &self,
+        start: &Rc<Node>,
+        path: &'p [u8],
+        links: &mut u32,
+    ) -> Result<Parent<'p>> {
         if path.is_empty() {
             return Err(Errno::ENOENT);
         }

@@ -5,15 +5,20 @@ use super::schedule::Trap;
 use crate::errno::Result;
 use crate::task::process::{ChildState, Pid, Process};
 use crate::task::signal::{
-    self, Action, Default, Delivery, SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_IGN, SIGCONT, SIGKILL,
-    SIGNAL_MAX, SIGSEGV, SignalInfo, SignalSet,
+    self, Action, Default, Delivery, SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_IGN,
+    SIGCONT, SIGKILL, SIGNAL_MAX, SIGSEGV, SignalInfo, SignalSet,
 };
 use crate::task::thread::{AltStack, State, Thread};
 use alloc::rc::Rc;
+use alloc::string::String;
 
 /// The stop signals.
-const STOPS: SignalSet =
-    SignalSet(1 << (signal::SIGSTOP - 1) | 1 << (signal::SIGTSTP - 1) | 1 << (signal::SIGTTIN - 1) | 1 << (signal::SIGTTOU - 1));
+const STOPS: SignalSet = SignalSet(
+    1 << (signal::SIGSTOP - 1)
+        | 1 << (signal::SIGTSTP - 1)
+        | 1 << (signal::SIGTTIN - 1)
+        | 1 << (signal::SIGTTOU - 1),
+);
 /// SS_AUTODISARM.
 const AUTODISARM: u32 = 1 << 31;
 
@@ -29,7 +34,8 @@ impl Kernel {
         self.prepare_send(process, info.signo);
         let threads = self.threads_of(process);
         let blocked = threads.iter().all(|thread| thread.mask.get().contains(info.signo));
-        let dropped = self.protects_init(process, info) || process.actions.borrow().borrow().ignores(info.signo);
+        let dropped =
+            self.protects_init(process, info) || process.actions.borrow().borrow().ignores(info.signo);
         if !blocked && dropped {
             return Ok(());
         }
@@ -56,7 +62,8 @@ impl Kernel {
         }
         self.prepare_send(process, info.signo);
         let blocked = thread.mask.get().contains(info.signo);
-        let dropped = self.protects_init(process, info) || process.actions.borrow().borrow().ignores(info.signo);
+        let dropped =
+            self.protects_init(process, info) || process.actions.borrow().borrow().ignores(info.signo);
         if !blocked && dropped {
             return Ok(());
         }
@@ -219,7 +226,8 @@ impl Kernel {
             xcr0: self.config.xcr0,
             extended: &extended,
         };
-        let pushed = thread.with_context(|context| signal::push_frame(&mut space.borrow_mut(), context, &delivery));
+        let pushed =
+            thread.with_context(|context| signal::push_frame(&mut space.borrow_mut(), context, &delivery));
         pushed?;
         if use_alt_stack && alt.flags & AUTODISARM != 0 {
             thread.alt_stack.set(AltStack::default());
@@ -255,7 +263,7 @@ impl Kernel {
         let message = alloc::format!(
             "out of memory: killed process {} ({}): the guest's {limit_mib} MiB are used up",
             process.pid,
-            alloc::string::String::from_utf8_lossy(&name),
+            String::from_utf8_lossy(&name),
         );
         self.log(2, &message);
         self.count(|counters| counters.oom_kills += 1);

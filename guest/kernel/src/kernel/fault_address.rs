@@ -60,7 +60,11 @@ fn candidates(code: &[u8], registers: &Registers, fs_base: u64, write: bool) -> 
     for operand in 0..instruction.op_count() {
         let is_memory = matches!(
             instruction.op_kind(operand),
-            OpKind::Memory | OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI | OpKind::MemoryESRDI
+            OpKind::Memory
+                | OpKind::MemorySegSI
+                | OpKind::MemorySegESI
+                | OpKind::MemorySegRSI
+                | OpKind::MemoryESRDI
         );
         // The first operand is the one that is stored to, but compares and tests only load.
         if is_memory && at < 2 && (!write || operand == 0) {
@@ -74,7 +78,8 @@ fn candidates(code: &[u8], registers: &Registers, fs_base: u64, write: bool) -> 
         if pushes && write {
             found[1] = Some(registers.rsp.wrapping_sub(8));
         } else if pops && !write {
-            found[1] = Some(if instruction.mnemonic() == Mnemonic::Leave { registers.rbp } else { registers.rsp });
+            found[1] =
+                Some(if instruction.mnemonic() == Mnemonic::Leave { registers.rbp } else { registers.rsp });
         }
     }
     found
@@ -115,7 +120,15 @@ mod tests {
     use super::*;
 
     fn find(code: &[u8], write: bool) -> [Option<u64>; 2] {
-        let registers = Registers { rax: 0x1000, rsi: 0x2000, rdi: 0x3000, rsp: 0x4000, rip: 0x5000, rbp: 0x6000, ..Registers::default() };
+        let registers = Registers {
+            rax: 0x1000,
+            rsi: 0x2000,
+            rdi: 0x3000,
+            rsp: 0x4000,
+            rip: 0x5000,
+            rbp: 0x6000,
+            ..Registers::default()
+        };
         let mut padded = [0x90; INSTRUCTION_MAX];
         padded[..code.len()].copy_from_slice(code);
         candidates(&padded, &registers, 0x7000, write)

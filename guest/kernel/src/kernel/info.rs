@@ -84,7 +84,9 @@ impl ProcessInfo for Kernel {
         let actions = process.actions.borrow().clone();
         let actions = actions.borrow();
         let with = |wanted: &dyn Fn(u64) -> bool| {
-            (1..=SIGNAL_MAX).filter(|signo| wanted(actions.get(*signo).handler)).fold(0, |set, signo| set | 1u64 << (signo - 1))
+            (1..=SIGNAL_MAX)
+                .filter(|signo| wanted(actions.get(*signo).handler))
+                .fold(0, |set, signo| set | 1u64 << (signo - 1))
         };
         let exit_status = if let ChildState::Zombie(status) = process.child_state.get() { status } else { 0 };
         let program = process.program.borrow();
@@ -145,7 +147,9 @@ impl ProcessInfo for Kernel {
         let map = |area: &crate::mem::area::Area| {
             let (name, identity, offset) = match &area.backing {
                 Backing::Anonymous => (area.label.as_bytes().to_vec(), (0, 0), 0),
-                Backing::Object { pager, first_page } => (pager.name(), pager.identity(), first_page * PAGE_SIZE),
+                Backing::Object { pager, first_page } => {
+                    (pager.name(), pager.identity(), first_page * PAGE_SIZE)
+                }
             };
             Mapping {
                 start: area.start,
@@ -230,7 +234,8 @@ fn cpu_model(clock: &seuss_abi::comm::Clock) -> CpuModel {
     use core::arch::x86_64::__cpuid;
     let vendor = __cpuid(0);
     let version = __cpuid(1);
-    let words = |registers: &[u32]| registers.iter().flat_map(|register| register.to_le_bytes()).collect::<Vec<u8>>();
+    let words =
+        |registers: &[u32]| registers.iter().flat_map(|register| register.to_le_bytes()).collect::<Vec<u8>>();
     let mut brand = Vec::new();
     if __cpuid(0x8000_0000).eax >= 0x8000_0004 {
         for leaf in 0x8000_0002..=0x8000_0004 {
@@ -244,18 +249,37 @@ fn cpu_model(clock: &seuss_abi::comm::Clock) -> CpuModel {
     let (family, model) = (eax >> 8 & 15, eax >> 4 & 15);
     let extended = family == 6 || family == 15;
     let flags: Vec<&str> = [
-        (version.edx, 0, "fpu"), (version.edx, 4, "tsc"), (version.edx, 8, "cx8"), (version.edx, 15, "cmov"),
-        (version.edx, 23, "mmx"), (version.edx, 24, "fxsr"), (version.edx, 25, "sse"), (version.edx, 26, "sse2"),
-        (version.ecx, 0, "pni"), (version.ecx, 1, "pclmulqdq"), (version.ecx, 9, "ssse3"), (version.ecx, 12, "fma"),
-        (version.ecx, 13, "cx16"), (version.ecx, 19, "sse4_1"), (version.ecx, 20, "sse4_2"), (version.ecx, 23, "popcnt"),
-        (version.ecx, 25, "aes"), (version.ecx, 26, "xsave"), (version.ecx, 28, "avx"), (version.ecx, 30, "rdrand"),
+        (version.edx, 0, "fpu"),
+        (version.edx, 4, "tsc"),
+        (version.edx, 8, "cx8"),
+        (version.edx, 15, "cmov"),
+        (version.edx, 23, "mmx"),
+        (version.edx, 24, "fxsr"),
+        (version.edx, 25, "sse"),
+        (version.edx, 26, "sse2"),
+        (version.ecx, 0, "pni"),
+        (version.ecx, 1, "pclmulqdq"),
+        (version.ecx, 9, "ssse3"),
+        (version.ecx, 12, "fma"),
+        (version.ecx, 13, "cx16"),
+        (version.ecx, 19, "sse4_1"),
+        (version.ecx, 20, "sse4_2"),
+        (version.ecx, 23, "popcnt"),
+        (version.ecx, 25, "aes"),
+        (version.ecx, 26, "xsave"),
+        (version.ecx, 28, "avx"),
+        (version.ecx, 30, "rdrand"),
     ]
     .into_iter()
     .filter(|(register, bit, _)| register >> bit & 1 == 1)
     .map(|(_, _, name)| name)
     .collect();
     // mult / 2^shift nanoseconds for a tick.
-    let khz = if clock.mult == 0 { 0 } else { ((1_000_000u128 << (clock.shift & 127)) / u128::from(clock.mult)) as u64 };
+    let khz = if clock.mult == 0 {
+        0
+    } else {
+        ((1_000_000u128 << (clock.shift & 127)) / u128::from(clock.mult)) as u64
+    };
     CpuModel {
         vendor: words(&[vendor.ebx, vendor.edx, vendor.ecx]),
         brand,

@@ -69,14 +69,22 @@ impl Kernel {
     ///
     /// # Errors
     /// EAGAIN when the guest has as many threads as it may; ENOMEM.
-    pub fn clone_process(&self, parent: &Rc<Thread>, context: Context, sharing: Sharing) -> Result<Rc<Thread>> {
+    pub fn clone_process(
+        &self,
+        parent: &Rc<Thread>,
+        context: Context,
+        sharing: Sharing,
+    ) -> Result<Rc<Thread>> {
         if self.frames.available() < 64 {
             return Err(Errno::ENOMEM);
         }
         let pid = self.allocate_tid()?;
         let process = &parent.process;
-        let space: Rc<RefCell<Space>> =
-            if sharing.space { process.space() } else { Rc::new(RefCell::new(process.space().borrow().fork()?)) };
+        let space: Rc<RefCell<Space>> = if sharing.space {
+            process.space()
+        } else {
+            Rc::new(RefCell::new(process.space().borrow().fork()?))
+        };
         let files = if sharing.files {
             process.files()
         } else {
@@ -208,7 +216,8 @@ impl Kernel {
             let value = u32::from_le_bytes(bytes);
             if value & 0x3fff_ffff == thread.tid {
                 let freed = (value & 0x8000_0000) | 0x4000_0000;
-                if space.borrow_mut().write(address, &freed.to_le_bytes()).is_ok() && value & 0x8000_0000 != 0 {
+                if space.borrow_mut().write(address, &freed.to_le_bytes()).is_ok() && value & 0x8000_0000 != 0
+                {
                     self.futex_wake(process, address, 1);
                 }
             }
@@ -304,7 +313,8 @@ impl Kernel {
 
     fn signal_child_exit(&self, parent: &Rc<Process>, child: &Rc<Process>) {
         let ChildState::Zombie(status) = child.child_state.get() else { return };
-        let (code, value) = if status & 0x7f == 0 { (CLD_EXITED, status >> 8) } else { (CLD_KILLED, status & 0x7f) };
+        let (code, value) =
+            if status & 0x7f == 0 { (CLD_EXITED, status >> 8) } else { (CLD_KILLED, status & 0x7f) };
         let signo = child.exit_signal.get();
         if signo != 0 {
             let uid = child.credentials.borrow().uid;
@@ -342,7 +352,8 @@ impl Kernel {
     pub fn reap(&self, parent: &Process, child: &Process) {
         let spent = child.dead_cpu_ns.get() + child.children_cpu_ns.get();
         parent.children_cpu_ns.set(parent.children_cpu_ns.get() + spent);
-        let ((faults, below), (child_faults, grandchildren)) = (parent.minor_faults.get(), child.minor_faults.get());
+        let ((faults, below), (child_faults, grandchildren)) =
+            (parent.minor_faults.get(), child.minor_faults.get());
         parent.minor_faults.set((faults, below + child_faults + grandchildren));
         let ((rss, largest), (child_rss, grandchild_rss)) = (parent.peak_rss.get(), child.peak_rss.get());
         parent.peak_rss.set((rss, largest.max(child_rss).max(grandchild_rss)));

@@ -186,7 +186,11 @@ impl Kernel {
     /// The process that the VMM calls `token` (0 = the first).
     #[must_use]
     pub fn process_of_token(&self, token: u32) -> Option<Rc<Process>> {
-        self.processes.borrow().values().find(|process| process.token == Some(token) && !process.is_zombie()).cloned()
+        self.processes
+            .borrow()
+            .values()
+            .find(|process| process.token == Some(token) && !process.is_zombie())
+            .cloned()
     }
 
     /// The thread that made the current system call or trap.

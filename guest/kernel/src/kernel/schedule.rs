@@ -90,7 +90,11 @@ impl Kernel {
             1 => SignalInfo::fault(signal::SIGTRAP, 2, thread.registers().rip),
             3 => SignalInfo { signo: signal::SIGTRAP, code: SignalInfo::KERNEL, fields: [0; 4] },
             6 => SignalInfo::fault(signal::SIGILL, 2, thread.registers().rip),
-            16 | 19 => SignalInfo::fault(signal::SIGFPE, self.float_code(thread, trap.vector), thread.registers().rip),
+            16 | 19 => SignalInfo::fault(
+                signal::SIGFPE,
+                self.float_code(thread, trap.vector),
+                thread.registers().rip,
+            ),
             17 => SignalInfo::fault(signal::SIGBUS, 1, 0),
             _ => SignalInfo { signo: signal::SIGSEGV, code: SignalInfo::KERNEL, fields: [0; 4] },
         };
@@ -274,10 +278,10 @@ impl Kernel {
             }
         }
         loop {
-            if let Some(thread) = candidate.take() {
-                if self.prepare(&thread) {
-                    return self.resume(&thread);
-                }
+            if let Some(thread) = candidate.take()
+                && self.prepare(&thread)
+            {
+                return self.resume(&thread);
             }
             self.wake_all_due();
             candidate = self.next_in_queue();
@@ -460,7 +464,10 @@ impl Kernel {
     /// End the guest: the library OS cannot go on.
     pub fn panic(&self, message: &str) -> ! {
         loop {
-            self.machine.host_call(Op::Panic, [self.machine.gpa_of(message.as_ptr()), message.len() as u64, 0, 0, 0, 0]);
+            self.machine.host_call(
+                Op::Panic,
+                [self.machine.gpa_of(message.as_ptr()), message.len() as u64, 0, 0, 0, 0],
+            );
         }
     }
 }

@@ -67,7 +67,11 @@ impl Kernel {
         if !spec.cwd.is_empty() {
             let cwd = self.fs.make_directories(&spec.cwd).map_err(|errno| ExecError {
                 errno,
-                message: format!("working directory {}: {}", String::from_utf8_lossy(&spec.cwd), errno.name()),
+                message: format!(
+                    "working directory {}: {}",
+                    String::from_utf8_lossy(&spec.cwd),
+                    errno.name()
+                ),
             })?;
             fs.set_cwd(cwd);
         }
@@ -133,7 +137,8 @@ impl Kernel {
                 Err(_) => {}
             }
         }
-        let message = format!("{shown}: not found as an executable file in PATH ({})", String::from_utf8_lossy(path));
+        let message =
+            format!("{shown}: not found as an executable file in PATH ({})", String::from_utf8_lossy(path));
         Err(ExecError { errno, message })
     }
 }

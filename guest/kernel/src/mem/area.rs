@@ -6,6 +6,7 @@ use super::paging::{ADDRESS, NX, P, U, W};
 use super::space::{AREAS_MAX, Access, MMAP_MIN, MMAP_TOP, Space, is_application_range};
 use crate::errno::{Errno, Result};
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use seuss_abi::layout::{DIRECT_BASE, KERNEL_END, PAGE_SIZE};
 
 bitflags::bitflags! {
@@ -77,7 +78,13 @@ impl Area {
 
     /// An area that shows `pager` from page `first_page` on.
     #[must_use]
-    pub fn object(start: u64, len: u64, protection: Protection, pager: Rc<dyn Pager>, first_page: u64) -> Self {
+    pub fn object(
+        start: u64,
+        len: u64,
+        protection: Protection,
+        pager: Rc<dyn Pager>,
+        first_page: u64,
+    ) -> Self {
         Self { backing: Backing::Object { pager, first_page }, ..Self::anonymous(start, len, protection) }
     }
 
@@ -94,9 +101,10 @@ impl Area {
     fn continues_with(&self, next: &Self) -> bool {
         let same_backing = match (&self.backing, &next.backing) {
             (Backing::Anonymous, Backing::Anonymous) => true,
-            (Backing::Object { pager, first_page }, Backing::Object { pager: other, first_page: other_first }) => {
-                Rc::ptr_eq(pager, other) && first_page + (self.end - self.start) / PAGE_SIZE == *other_first
-            }
+            (
+                Backing::Object { pager, first_page },
+                Backing::Object { pager: other, first_page: other_first },
+            ) => Rc::ptr_eq(pager, other) && first_page + (self.end - self.start) / PAGE_SIZE == *other_first,
             _ => false,
         };
         same_backing
@@ -168,9 +176,8 @@ impl Space {
         match placement {
             Placement::Hint(hint) => {
                 let hint = hint & !(PAGE_SIZE - 1);
-                let usable = hint >= MMAP_MIN
-                    && is_application_range(hint, len)
-                    && self.is_free(hint, hint + len);
+                let usable =
+                    hint >= MMAP_MIN && is_application_range(hint, len) && self.is_free(hint, hint + len);
                 if usable { Ok(hint) } else { self.find_free(len, MMAP_TOP).ok_or(Errno::ENOMEM) }
             }
             Placement::Low => self.find_free(len, LOW_TOP).ok_or(Errno::ENOMEM),
@@ -211,21 +218,21 @@ impl Space {
 
     fn merge_around(&mut self, start: u64) {
         let Some(area) = self.areas.get(&start).cloned() else { return };
-        if let Some((_, next)) = self.areas.range(area.end..).next() {
-            if area.continues_with(next) {
-                let (next_start, end) = (next.start, next.end);
-                self.areas.remove(&next_start);
-                if let Some(area) = self.areas.get_mut(&start) {
-                    area.end = end;
-                }
+        if let Some((_, next)) = self.areas.range(area.end..).next()
+            && area.continues_with(next)
+        {
+            let (next_start, end) = (next.start, next.end);
+            self.areas.remove(&next_start);
+            if let Some(area) = self.areas.get_mut(&start) {
+                area.end = end;
             }
         }
         let Some(area) = self.areas.get(&start).cloned() else { return };
-        if let Some((_, before)) = self.areas.range_mut(..start).next_back() {
-            if before.continues_with(&area) {
-                before.end = area.end;
-                self.areas.remove(&start);
-            }
+        if let Some((_, before)) = self.areas.range_mut(..start).next_back()
+            && before.continues_with(&area)
+        {
+            before.end = area.end;
+            self.areas.remove(&start);
         }
     }
 
@@ -297,16 +304,24 @@ impl Space {
             return Err(Errno::ENOMEM);
         }
         let forbidden = |area: &Area| {
-            area.shared && !area.maybe_written && protection.contains(Protection::WRITE)
+            area.shared
+                && !area.maybe_written
+                && protection.contains(Protection::WRITE)
                 && matches!(area.backing, Backing::Object { .. })
         };
-        if self.areas.range(..end).rev().take_while(|(_, area)| area.end > start).any(|(_, area)| forbidden(area)) {
+        if self
+            .areas
+            .range(..end)
+            .rev()
+            .take_while(|(_, area)| area.end > start)
+            .any(|(_, area)| forbidden(area))
+        {
             return Err(Errno::EACCES);
         }
         self.split_area(start)?;
         self.split_area(end)?;
         let frames = self.frames().clone();
-        let starts: alloc::vec::Vec<u64> = self.areas.range(start..end).map(|(at, _)| *at).collect();
+        let starts: Vec<u64> = self.areas.range(start..end).map(|(at, _)| *at).collect();
         for at in &starts {
             let Some(area) = self.areas.get_mut(at) else { continue };
             area.protection = protection;
@@ -340,7 +355,7 @@ impl Space {
     pub fn discard(&mut self, start: u64, len: u64) -> Result {
         let (start, end) = Self::checked_range(start, len)?;
         let covered = self.is_covered(start, end);
-        let ranges: alloc::vec::Vec<(u64, u64)> = self
+        let ranges: Vec<(u64, u64)> = self
             .areas
             .range(..end)
             .rev()
@@ -403,7 +418,14 @@ impl Space {
     ///
     /// # Errors
     /// EINVAL, EFAULT (not mapped, or more than one area), ENOMEM.
-    pub fn remap(&mut self, old: u64, old_len: u64, new_len: u64, may_move: bool, fixed: Option<u64>) -> Result<u64> {
+    pub fn remap(
+        &mut self,
+        old: u64,
+        old_len: u64,
+        new_len: u64,
+        may_move: bool,
+        fixed: Option<u64>,
+    ) -> Result<u64> {
         let (old_len, new_len) = (round_up(old_len)?, round_up(new_len)?);
         if !page_aligned(old) || new_len == 0 || (fixed.is_some() && !may_move) {
             return Err(Errno::EINVAL);
@@ -462,7 +484,9 @@ impl Space {
                 Some(leaf) if leaf.entry & P != 0 => {
                     self.frames().store(leaf.slot, 0);
                     let rights = leaf.entry & !ADDRESS & !P;
-                    self.tables().map(to + offset, leaf.entry & ADDRESS, rights).map_err(|_| Errno::ENOMEM)?;
+                    self.tables()
+                        .map(to + offset, leaf.entry & ADDRESS, rights)
+                        .map_err(|_| Errno::ENOMEM)?;
                     if leaf.entry & U == 0 {
                         self.tables().protect(to + offset, to + offset + PAGE_SIZE, &mut |entry| entry & !U);
                     }
@@ -470,7 +494,7 @@ impl Space {
                     offset += PAGE_SIZE;
                 }
                 Some(_) => offset += PAGE_SIZE,
-                None => offset = (from + offset + (2 << 20) & !((2 << 20) - 1)) - from,
+                None => offset = ((from + offset + (2 << 20)) & !((2 << 20) - 1)) - from,
             }
         }
         Ok(())

@@ -355,7 +355,9 @@ pub(crate) mod testing {
 
     /// Frames of `pages` pages on leaked heap memory, the first `reserved` taken.
     pub(crate) fn frames(pages: usize, reserved: usize) -> Frames {
-        let layout = core::alloc::Layout::from_size_align(pages * PAGE_SIZE as usize, LARGE_PAGE_SIZE as usize).unwrap();
+        let layout =
+            core::alloc::Layout::from_size_align(pages * PAGE_SIZE as usize, LARGE_PAGE_SIZE as usize)
+                .unwrap();
         // SAFETY: the layout is not empty.
         let memory = unsafe { std::alloc::alloc_zeroed(layout) };
         let direct = (memory as u64).wrapping_sub(PRIVATE_GPA);

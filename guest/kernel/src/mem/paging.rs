@@ -251,7 +251,13 @@ impl PageTables {
     ///
     /// # Errors
     /// [`OutOfTables`]: the child has a part of the pages.
-    pub fn copy_range(&self, child: &Self, start: u64, end: u64, keep_write: bool) -> Result<(), OutOfTables> {
+    pub fn copy_range(
+        &self,
+        child: &Self,
+        start: u64,
+        end: u64,
+        keep_write: bool,
+    ) -> Result<(), OutOfTables> {
         let mut address = start;
         while address < end {
             let step = match self.leaf(address) {
@@ -297,7 +303,9 @@ impl PageTables {
 
     fn free_table(&self, table: Gpa, level: u32) {
         for entry_index in 0..512 {
-            if level == 3 && (entry_index == DIRECT_PML4_INDEX as u64 || entry_index == KERNEL_PML4_INDEX as u64) {
+            if level == 3
+                && (entry_index == DIRECT_PML4_INDEX as u64 || entry_index == KERNEL_PML4_INDEX as u64)
+            {
                 continue;
             }
             let entry = self.frames.load(table + entry_index * 8);

@@ -263,16 +263,18 @@ impl Space {
         let rights = Self::rights(area.protection, true) | A;
         let large = page & !(LARGE_PAGE_SIZE - 1);
         let fits = large >= area.start && large + LARGE_PAGE_SIZE <= area.end;
-        if area.end - area.start >= LARGE_AREA && fits && self.tables.large_slot_is_empty(page) {
-            if let Some(run) = self.frames.allocate_run(512) {
-                let first = run[0].gpa();
-                self.frames.fill_zero(first, LARGE_PAGE_SIZE as usize);
-                if self.tables.map_large(large, first, rights) {
-                    run.into_iter().for_each(|frame| {
-                        let _ = frame.into_gpa();
-                    });
-                    return Ok(Served::Demand);
-                }
+        if area.end - area.start >= LARGE_AREA
+            && fits
+            && self.tables.large_slot_is_empty(page)
+            && let Some(run) = self.frames.allocate_run(512)
+        {
+            let first = run[0].gpa();
+            self.frames.fill_zero(first, LARGE_PAGE_SIZE as usize);
+            if self.tables.map_large(large, first, rights) {
+                run.into_iter().for_each(|frame| {
+                    let _ = frame.into_gpa();
+                });
+                return Ok(Served::Demand);
             }
         }
         let sequential = page == self.last_fault_end;
@@ -283,7 +285,9 @@ impl Space {
                 break;
             }
             match self.frames.allocate() {
-                Some(frame) => self.tables.map(at, frame.into_gpa(), rights).map_err(|_| Fault::OutOfMemory)?,
+                Some(frame) => {
+                    self.tables.map(at, frame.into_gpa(), rights).map_err(|_| Fault::OutOfMemory)?
+                }
                 None if step == 0 => return Err(Fault::OutOfMemory),
                 None => break,
             };
@@ -293,10 +297,16 @@ impl Space {
         Ok(Served::Demand)
     }
 
-    fn fault_object(&mut self, area: &Area, page: u64, access: Access) -> core::result::Result<Served, Fault> {
+    fn fault_object(
+        &mut self,
+        area: &Area,
+        page: u64,
+        access: Access,
+    ) -> core::result::Result<Served, Fault> {
         let Backing::Object { pager, first_page } = &area.backing else { return Err(Fault::NotMapped) };
         let index = first_page + (page - area.start) / PAGE_SIZE;
-        let to_fault = |errno: Errno| if errno == Errno::ENOMEM { Fault::OutOfMemory } else { Fault::BeyondEnd };
+        let to_fault =
+            |errno: Errno| if errno == Errno::ENOMEM { Fault::OutOfMemory } else { Fault::BeyondEnd };
         let shared_write = area.shared && area.maybe_written;
         let found = pager.page(index, shared_write).map_err(to_fault)?;
         let (gpa, writable) = match found {

@@ -169,7 +169,9 @@ impl<'a> Call<'a> {
     #[must_use]
     pub fn deadline(&self, timeout_ns: u64) -> u64 {
         let mut progress = self.thread.progress.borrow_mut();
-        *progress.deadline_ns.get_or_insert_with(|| self.kernel.machine.monotonic_ns().saturating_add(timeout_ns))
+        *progress
+            .deadline_ns
+            .get_or_insert_with(|| self.kernel.machine.monotonic_ns().saturating_add(timeout_ns))
     }
 }
 
@@ -272,7 +274,8 @@ impl Source for UserBuffer {
         let mut done = 0;
         while done < bytes.len() {
             let Some((address, count)) = self.next_piece(bytes.len() - done) else { break };
-            let fetched = self.process.space().borrow_mut().read_some(address, &mut bytes[done..done + count]);
+            let fetched =
+                self.process.space().borrow_mut().read_some(address, &mut bytes[done..done + count]);
             self.advance(fetched);
             done += fetched;
             if fetched < count {

@@ -147,14 +147,13 @@ fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flag
         return Err(Errno::ELOOP.into());
     }
     let request = Request { path, args, env };
-    let image = exec::prepare(kernel, &loader, request, &credentials, call.process.limit(LIMIT_STACK)).map_err(
-        |error| {
+    let image = exec::prepare(kernel, &loader, request, &credentials, call.process.limit(LIMIT_STACK))
+        .map_err(|error| {
             if error.errno == Errno::ENOEXEC {
                 kernel.log(4, &format!("execve: {}", error.message));
             }
             error.errno
-        },
-    )?;
+        })?;
 
     // Nothing can fail from here on.
     let process = call.process.clone();
@@ -169,7 +168,8 @@ fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flag
     actions.reset_handlers();
     *process.actions.borrow_mut() = Rc::new(RefCell::new(actions));
     let files = process.files();
-    let files = if Rc::strong_count(&files) > 2 { Rc::new(RefCell::new(files.borrow().fork())) } else { files };
+    let files =
+        if Rc::strong_count(&files) > 2 { Rc::new(RefCell::new(files.borrow().fork())) } else { files };
     files.borrow_mut().exec();
     process.set_files(files);
     process.posix_timers.borrow_mut().clear();

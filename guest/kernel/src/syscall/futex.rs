@@ -12,7 +12,12 @@ use alloc::rc::Rc;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
-    partial(202, "futex", futex, "WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, bitsets; no priority inheritance"),
+    partial(
+        202,
+        "futex",
+        futex,
+        "WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, bitsets; no priority inheritance",
+    ),
     full(273, "set_robust_list", set_robust_list),
     full(274, "get_robust_list", get_robust_list),
 ];
@@ -30,12 +35,15 @@ const CLOCK_REALTIME: u64 = 256;
 impl Kernel {
     /// What the futex word at `address` is known by: words in shared mappings by their place in memory, all others by space and address.
     fn futex_key(&self, process: &Process, address: u64, private: bool) -> Result<Key, Errno> {
-        if address % 4 != 0 {
+        if !address.is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
         let space = process.space();
         let shared = !private
-            && space.borrow().area_at(address).is_some_and(|area| area.shared && matches!(area.backing, Backing::Object { .. }));
+            && space
+                .borrow()
+                .area_at(address)
+                .is_some_and(|area| area.shared && matches!(area.backing, Backing::Object { .. }));
         if shared {
             let gpa = space.borrow_mut().physical(address, Access::Write).map_err(|_| Errno::EFAULT)?;
             return Ok(Key::Shared(gpa));
@@ -111,7 +119,14 @@ fn futex(call: &mut Call<'_>) -> SysResult {
     }
 }
 
-fn wait(call: &Call<'_>, address: u64, expected: u32, timeout: u64, bitset: u32, operation: u64) -> SysResult {
+fn wait(
+    call: &Call<'_>,
+    address: u64,
+    expected: u32,
+    timeout: u64,
+    bitset: u32,
+    operation: u64,
+) -> SysResult {
     let kernel = call.kernel;
     let (started, woken) = {
         let progress = call.thread.progress.borrow();

@@ -33,7 +33,12 @@ pub const TABLE: &[Entry] = &[
     partial(125, "capget", capget, "root has all, others have none"),
     partial(126, "capset", capset, "accepted; capabilities follow the effective user id"),
     partial(135, "personality", personality, "stored only"),
-    partial(157, "prctl", prctl, "names, death signal, subreaper, dumpable, no_new_privs, keepcaps, timer slack, capability queries"),
+    partial(
+        157,
+        "prctl",
+        prctl,
+        "names, death signal, subreaper, dumpable, no_new_privs, keepcaps, timer slack, capability queries",
+    ),
     partial(158, "arch_prctl", arch_prctl, "FS and GS base"),
 ];
 
@@ -121,7 +126,8 @@ fn setresuid(call: &mut Call<'_>) -> SysResult {
         allowed(who.is_privileged(), id, &[who.uid, who.euid, who.suid])?;
     }
     let keep = |new: u32, old: u32| if new == KEEP { old } else { new };
-    (who.uid, who.euid, who.suid) = (keep(wanted[0], who.uid), keep(wanted[1], who.euid), keep(wanted[2], who.suid));
+    (who.uid, who.euid, who.suid) =
+        (keep(wanted[0], who.uid), keep(wanted[1], who.euid), keep(wanted[2], who.suid));
     who.fsuid = who.euid;
     Ok(0)
 }
@@ -133,7 +139,8 @@ fn setresgid(call: &mut Call<'_>) -> SysResult {
         allowed(who.is_privileged(), id, &[who.gid, who.egid, who.sgid])?;
     }
     let keep = |new: u32, old: u32| if new == KEEP { old } else { new };
-    (who.gid, who.egid, who.sgid) = (keep(wanted[0], who.gid), keep(wanted[1], who.egid), keep(wanted[2], who.sgid));
+    (who.gid, who.egid, who.sgid) =
+        (keep(wanted[0], who.gid), keep(wanted[1], who.egid), keep(wanted[2], who.sgid));
     who.fsgid = who.egid;
     Ok(0)
 }
@@ -195,13 +202,18 @@ fn setgroups(call: &mut Call<'_>) -> SysResult {
     if count > 65536 {
         return Err(Errno::EINVAL.into());
     }
-    let groups: Result<Vec<u32>> = (0..count).map(|index| call.read_u32(list.wrapping_add(index * 4))).collect();
+    let groups: Result<Vec<u32>> =
+        (0..count).map(|index| call.read_u32(list.wrapping_add(index * 4))).collect();
     call.process.credentials.borrow_mut().groups = groups?;
     Ok(0)
 }
 
 fn target(call: &Call<'_>, pid: u64) -> Result<Rc<Process>> {
-    if pid as u32 == 0 { Ok(call.process.clone()) } else { call.kernel.process(pid as u32).ok_or(Errno::ESRCH) }
+    if pid as u32 == 0 {
+        Ok(call.process.clone())
+    } else {
+        call.kernel.process(pid as u32).ok_or(Errno::ESRCH)
+    }
 }
 
 fn setpgid(call: &mut Call<'_>) -> SysResult {
@@ -222,7 +234,8 @@ fn setpgid(call: &mut Call<'_>) -> SysResult {
         return Err(Errno::EPERM.into());
     }
     let sid = call.process.sid.get();
-    let exists = call.kernel.processes().iter().any(|other| other.pgid.get() == pgid && other.sid.get() == sid);
+    let exists =
+        call.kernel.processes().iter().any(|other| other.pgid.get() == pgid && other.sid.get() == sid);
     if pgid != process.pid && !exists {
         return Err(Errno::EPERM.into());
     }
@@ -281,7 +294,8 @@ fn capset(call: &mut Call<'_>) -> SysResult {
     }
     let mut bytes = [0; 24];
     call.read(call.args[1], &mut bytes)?;
-    let word = |at: usize| u64::from(u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
+    let word =
+        |at: usize| u64::from(u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
     let permitted = word(4) | word(16) << 32;
     let may = capabilities(&call.process);
     if permitted & ((1 << (CAPABILITY_LAST + 1)) - 1) & !may != 0 { Err(Errno::EPERM.into()) } else { Ok(0) }

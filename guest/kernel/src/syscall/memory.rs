@@ -79,7 +79,8 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
     let writable = protection.contains(Protection::WRITE);
     let object: Option<(Rc<dyn Pager>, bool)> = if flags & MAP_ANONYMOUS != 0 {
         // A single mapping of more than all memory is refused (overcommit_memory 0).
-        let excessive = writable && flags & MAP_NORESERVE == 0 && len / PAGE_SIZE > call.kernel.frames.total() as u64;
+        let excessive =
+            writable && flags & MAP_NORESERVE == 0 && len / PAGE_SIZE > call.kernel.frames.total() as u64;
         if excessive {
             return Err(Errno::ENOMEM.into());
         }
@@ -125,7 +126,8 @@ fn check_limits(call: &Call<'_>, len: u64, private_data: bool) -> Result {
         let is_data = !area.shared && area.protection.contains(Protection::WRITE) && area.label != "[stack]";
         (total + size, data + if is_data { size } else { 0 })
     });
-    let over = total.saturating_add(len) > space_limit || (private_data && data.saturating_add(len) > data_limit);
+    let over =
+        total.saturating_add(len) > space_limit || (private_data && data.saturating_add(len) > data_limit);
     if over { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
@@ -166,7 +168,7 @@ fn mremap(call: &mut Call<'_>) -> SysResult {
 
 /// Whether a range is page-aligned and wholly mapped.
 fn check_mapped(call: &Call<'_>, address: u64, len: u64) -> Result<u64> {
-    if address % PAGE_SIZE != 0 {
+    if !address.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
@@ -230,7 +232,10 @@ fn madvise(call: &mut Call<'_>) -> SysResult {
         4 | 8 => space.discard(address, len)?,
         10 => space.advise(address, len, &|area| area.dont_fork = true)?,
         11 => space.advise(address, len, &|area| area.dont_fork = false)?,
-        18 if space.area_at(address).is_some_and(|area| area.shared || matches!(area.backing, Backing::Object { .. })) => {
+        18 if space
+            .area_at(address)
+            .is_some_and(|area| area.shared || matches!(area.backing, Backing::Object { .. })) =>
+        {
             return Err(Errno::EINVAL.into());
         }
         22 | 23 => {

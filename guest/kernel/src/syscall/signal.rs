@@ -121,7 +121,8 @@ fn pause(_: &mut Call<'_>) -> SysResult {
 fn may_signal(call: &Call<'_>, target: &Process, signo: u32) -> bool {
     let (own, other) = (call.process.credentials.borrow(), target.credentials.borrow());
     let same_user = [own.uid, own.euid].iter().any(|id| *id == other.uid || *id == other.suid);
-    let same_session_cont = signo == crate::task::signal::SIGCONT && call.process.sid.get() == target.sid.get();
+    let same_session_cont =
+        signo == crate::task::signal::SIGCONT && call.process.sid.get() == target.sid.get();
     own.is_privileged() || same_user || same_session_cont
 }
 
@@ -265,7 +266,8 @@ fn sigaltstack(call: &mut Call<'_>) -> SysResult {
     let on_stack = current.len > 0 && rsp > current.base && rsp <= current.base + current.len;
     let requested = if new == 0 { None } else { Some(call.read_words::<3>(new)?) };
     if old != 0 {
-        let flags = if current.len == 0 { SS_DISABLE } else { current.flags | u32::from(on_stack) * SS_ONSTACK };
+        let flags =
+            if current.len == 0 { SS_DISABLE } else { current.flags | (u32::from(on_stack) * SS_ONSTACK) };
         call.write_words(old, &[current.base, u64::from(flags), current.len])?;
     }
     if let Some([base, flags, len]) = requested {

@@ -119,7 +119,8 @@ fn setrlimit(call: &mut Call<'_>) -> SysResult {
 
 fn prlimit64(call: &mut Call<'_>) -> SysResult {
     let [pid, resource, new, old, ..] = call.args;
-    let wanted = if new == 0 { None } else { Some(call.read_words::<2>(new).map(|[soft, hard]| (soft, hard))?) };
+    let wanted =
+        if new == 0 { None } else { Some(call.read_words::<2>(new).map(|[soft, hard]| (soft, hard))?) };
     let (soft, hard) = change_limit(call, pid as u32, resource, wanted)?;
     if old != 0 {
         call.write_words(old, &[soft, hard])?;

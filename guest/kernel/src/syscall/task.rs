@@ -52,7 +52,8 @@ const CLONE_PARENT_SETTID: u64 = 0x100000;
 const CLONE_CHILD_CLEARTID: u64 = 0x200000;
 const CLONE_CHILD_SETTID: u64 = 0x1000000;
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWTIME.
-const CLONE_NAMESPACES: u64 = 0x20000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000 | 0x80;
+const CLONE_NAMESPACES: u64 =
+    0x20000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000 | 0x80;
 
 const WNOHANG: u64 = 1;
 const WUNTRACED: u64 = 2;
@@ -153,7 +154,7 @@ fn sched_getaffinity(call: &mut Call<'_>) -> SysResult {
     if pid != 0 && call.kernel.thread(pid).is_none() {
         return Err(Errno::ESRCH.into());
     }
-    if call.args[1] < 8 || call.args[1] % 8 != 0 {
+    if call.args[1] < 8 || !call.args[1].is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
     call.write_u64(call.args[2], 1)?;
@@ -207,7 +208,10 @@ fn vfork(call: &mut Call<'_>) -> SysResult {
 fn clone(call: &mut Call<'_>) -> SysResult {
     let [flags, stack, parent_tid, child_tid, tls, _] = call.args;
     let exit_signal = (flags & 0xff) as u32;
-    do_clone(call, &Clone { flags: flags & !0xff & 0xffff_ffff, exit_signal, stack, parent_tid, child_tid, tls })
+    do_clone(
+        call,
+        &Clone { flags: flags & !0xff & 0xffff_ffff, exit_signal, stack, parent_tid, child_tid, tls },
+    )
 }
 
 fn clone3(call: &mut Call<'_>) -> SysResult {
@@ -218,7 +222,8 @@ fn clone3(call: &mut Call<'_>) -> SysResult {
     if size > 4096 {
         return Err(Errno::E2BIG.into());
     }
-    let [flags, _pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls] = call.read_words(call.args[0])?;
+    let [flags, _pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls] =
+        call.read_words(call.args[0])?;
     if exit_signal > 64 || flags & 0xff != 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -331,14 +336,14 @@ fn find_change(call: &Call<'_>, which: Which, options: u64) -> Result<Option<(Rc
         };
         Some((child, status))
     });
-    if let Some((child, _)) = &found {
-        if options & WNOWAIT == 0 {
-            if child.is_zombie() {
-                call.process.children.borrow_mut().retain(|pid| *pid != child.pid);
-                call.kernel.reap(&call.process, child);
-            } else {
-                child.child_state.set(ChildState::Running);
-            }
+    if let Some((child, _)) = &found
+        && options & WNOWAIT == 0
+    {
+        if child.is_zombie() {
+            call.process.children.borrow_mut().retain(|pid| *pid != child.pid);
+            call.kernel.reap(&call.process, child);
+        } else {
+            child.child_state.set(ChildState::Running);
         }
     }
     Ok(found)
@@ -406,7 +411,7 @@ fn waitid(call: &mut Call<'_>) -> SysResult {
         call.write(info_at, &bytes)?;
     }
     if let (Some((child, _)), true) = (&found, usage_at != 0) {
-        call.write(usage_at, &child_usage(&child))?;
+        call.write(usage_at, &child_usage(child))?;
     }
     Ok(0)
 }

@@ -7,7 +7,7 @@ use crate::errno::{Errno, Result, SysResult};
 use crate::kernel::Kernel;
 use crate::kernel::timers::Timer;
 use crate::task::process::{IntervalTimer, LIMIT_CPU, Pid, PosixTimer, Process, UNLIMITED};
-use crate::task::signal::{SIGALRM, SIGNAL_MAX, SIGKILL, SIGPROF, SIGVTALRM, SIGXCPU, SignalInfo};
+use crate::task::signal::{SIGALRM, SIGKILL, SIGNAL_MAX, SIGPROF, SIGVTALRM, SIGXCPU, SignalInfo};
 use alloc::rc::Rc;
 
 /// The family.
@@ -15,7 +15,12 @@ pub const TABLE: &[Entry] = &[
     full(36, "getitimer", getitimer),
     full(37, "alarm", alarm),
     partial(38, "setitimer", setitimer, "VIRTUAL counts all CPU time, as PROF does"),
-    partial(222, "timer_create", timer_create, "SIGEV_SIGNAL, SIGEV_THREAD_ID, SIGEV_NONE; no CPU-time clocks"),
+    partial(
+        222,
+        "timer_create",
+        timer_create,
+        "SIGEV_SIGNAL, SIGEV_THREAD_ID, SIGEV_NONE; no CPU-time clocks",
+    ),
     full(223, "timer_settime", timer_settime),
     full(224, "timer_gettime", timer_gettime),
     full(225, "timer_getoverrun", timer_getoverrun),
@@ -62,7 +67,10 @@ fn alarm(call: &mut Call<'_>) -> SysResult {
 fn interval_timer(call: &Call<'_>, which: u64) -> Result<(IntervalTimer, u64)> {
     match which {
         0 => Ok((call.process.real_timer.get(), call.kernel.machine.monotonic_ns())),
-        1 | 2 => Ok((call.process.cpu_timers.get()[which as usize - 1], process_cpu_ns(call.kernel, &call.process))),
+        1 | 2 => Ok((
+            call.process.cpu_timers.get()[which as usize - 1],
+            process_cpu_ns(call.kernel, &call.process),
+        )),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -190,7 +198,8 @@ fn timer_create(call: &mut Call<'_>) -> SysResult {
             0 => {}
             1 => timer.signo = 0,
             4 => {
-                let thread = call.kernel.thread(tid as u32).filter(|thread| thread.process.pid == call.process.pid);
+                let thread =
+                    call.kernel.thread(tid as u32).filter(|thread| thread.process.pid == call.process.pid);
                 timer.tid = Some(thread.ok_or(Errno::EINVAL)?.tid);
             }
             _ => return Err(Errno::EINVAL.into()),

@@ -52,7 +52,14 @@ impl Futexes {
     }
 
     /// Wake `wake` waiters of `from` and let up to `requeue` others wait on `to`. Returns the woken ones and how many were moved.
-    pub fn requeue(&self, from: Key, to: Key, wake: usize, requeue: usize, woken: &Woken) -> (Vec<Tid>, usize) {
+    pub fn requeue(
+        &self,
+        from: Key,
+        to: Key,
+        wake: usize,
+        requeue: usize,
+        woken: &Woken,
+    ) -> (Vec<Tid>, usize) {
         let found = self.wake(from, wake, u32::MAX, woken);
         let mut waiters = self.waiters.borrow_mut();
         let Some(queue) = waiters.get_mut(&from) else { return (found, 0) };

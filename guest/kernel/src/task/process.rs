@@ -184,7 +184,14 @@ pub struct Parts {
 impl Process {
     /// A process with one thread of the same id.
     #[must_use]
-    pub fn new(pid: Pid, parent: Option<&Self>, token: Option<u32>, parts: Parts, woken: &Woken, now_ns: u64) -> Self {
+    pub fn new(
+        pid: Pid,
+        parent: Option<&Self>,
+        token: Option<u32>,
+        parts: Parts,
+        woken: &Woken,
+        now_ns: u64,
+    ) -> Self {
         Self {
             pid,
             parent: Cell::new(parent.map_or(0, |parent| parent.pid)),

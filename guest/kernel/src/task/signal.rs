@@ -87,7 +87,11 @@ impl SignalInfo {
     /// A child changed: `status` as si_status, `code` CLD_*.
     #[must_use]
     pub fn child(code: i32, pid: u32, uid: u32, status: u32, cpu_ticks: u64) -> Self {
-        Self { signo: SIGCHLD, code, fields: [u64::from(pid) | u64::from(uid) << 32, u64::from(status), cpu_ticks, 0] }
+        Self {
+            signo: SIGCHLD,
+            code,
+            fields: [u64::from(pid) | u64::from(uid) << 32, u64::from(status), cpu_ticks, 0],
+        }
     }
 
     /// siginfo_t in memory, 128 bytes.
@@ -132,7 +136,9 @@ pub fn default_action(signo: u32) -> Default {
         SIGCHLD | SIGURG | SIGWINCH => Default::Ignore,
         SIGCONT => Default::Continue,
         SIGSTOP | SIGTSTP | SIGTTIN | SIGTTOU => Default::Stop,
-        SIGQUIT | SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGFPE | SIGSEGV | SIGXCPU | SIGXFSZ | SIGSYS => Default::Core,
+        SIGQUIT | SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGFPE | SIGSEGV | SIGXCPU | SIGXFSZ | SIGSYS => {
+            Default::Core
+        }
         _ => Default::Terminate,
     }
 }
@@ -329,11 +335,7 @@ pub fn push_frame(space: &mut Space, context: &mut Context, delivery: &Delivery<
 
     let mut image = Vec::with_capacity(state.len() + 4);
     image.extend_from_slice(state);
-    let software = [
-        u64::from(MAGIC1) | (state.len() as u64 + 4) << 32,
-        delivery.xcr0,
-        state.len() as u64,
-    ];
+    let software = [u64::from(MAGIC1) | (state.len() as u64 + 4) << 32, delivery.xcr0, state.len() as u64];
     for (index, word) in software.iter().enumerate() {
         image[SW_BYTES + index * 8..SW_BYTES + 8 + index * 8].copy_from_slice(&word.to_le_bytes());
     }
@@ -359,8 +361,8 @@ pub fn push_frame(space: &mut Space, context: &mut Context, delivery: &Delivery<
 fn sigcontext(registers: &Registers) -> [u64; 18] {
     let r = registers;
     [
-        r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx, r.rsp,
-        r.rip, r.rflags,
+        r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax,
+        r.rcx, r.rsp, r.rip, r.rflags,
     ]
 }
 
@@ -395,8 +397,8 @@ pub fn pop_frame(
     if fpstate != 0 {
         let mut state = vec![0u8; template.bytes().len()];
         // A frame with the legacy 512 bytes only carries no magic number.
-        let full = space.read(fpstate, &mut state).is_ok()
-            && state[SW_BYTES..SW_BYTES + 4] == MAGIC1.to_le_bytes();
+        let full =
+            space.read(fpstate, &mut state).is_ok() && state[SW_BYTES..SW_BYTES + 4] == MAGIC1.to_le_bytes();
         if !full {
             space.read(fpstate, &mut state[..512])?;
             state[512..].fill(0);

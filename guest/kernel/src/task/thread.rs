@@ -6,6 +6,7 @@ use crate::kernel::timers::TimerKey;
 use crate::wait::Tid;
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::cell::{Cell, RefCell, UnsafeCell};
 
@@ -327,7 +328,7 @@ impl Thread {
 
     /// The name without padding.
     #[must_use]
-    pub fn comm_bytes(&self) -> alloc::vec::Vec<u8> {
+    pub fn comm_bytes(&self) -> Vec<u8> {
         self.comm.borrow().iter().copied().take_while(|byte| *byte != 0).collect()
     }
 }

@@ -34,10 +34,19 @@ impl Provider for Descriptors {
             let readable = if file.can_read() { 0o500 } else { 0o100 };
             S_IFLNK | readable | if file.can_write() { 0o200 } else { 0 }
         };
-        let generated: Box<dyn Generated> =
-            if self.info { Box::new(Info { pid: self.pid, fd }) } else { Box::new(Link { pid: self.pid, fd }) };
-        let seed =
-            Seed { ino: 0, mode, uid: directory.uid(), gid: directory.gid(), nlink: 1, time: directory.fs().env.now() };
+        let generated: Box<dyn Generated> = if self.info {
+            Box::new(Info { pid: self.pid, fd })
+        } else {
+            Box::new(Link { pid: self.pid, fd })
+        };
+        let seed = Seed {
+            ino: 0,
+            mode,
+            uid: directory.uid(),
+            gid: directory.gid(),
+            nlink: 1,
+            time: directory.fs().env.now(),
+        };
         let node = Node::new(directory.fs(), &seed, Kind::Generated(generated));
         node.set_location(directory, name.into());
         Ok(node)
@@ -89,7 +98,8 @@ impl Generated for Info {
         let file = file_of(context.processes, self.pid, self.fd)?;
         let cloexec = table.borrow().close_on_exec(self.fd as i32).unwrap_or(false);
         let shown = file.flags() | flags::O_LARGEFILE | if cloexec { flags::O_CLOEXEC } else { 0 };
-        let text = format!("pos:\t{}\nflags:\t0{shown:o}\nmnt_id:\t1\nino:\t{}\n", file.offset(), file.node().ino());
+        let text =
+            format!("pos:\t{}\nflags:\t0{shown:o}\nmnt_id:\t1\nino:\t{}\n", file.offset(), file.node().ino());
         super::text::open_text(node, flags, text.into_bytes())
     }
 }

@@ -1,6 +1,6 @@
 //! /proc (proc(5)): what programs look at, made when it is opened.
 //!
-//! A text is a snapshot of the moment of open(2); reading it again from its start does **not** make it again, as Linux would.
+//! A text is a snapshot of the moment of open(2), or of the last read from its start.
 
 mod fd;
 mod info;
@@ -9,8 +9,8 @@ mod sysctl;
 mod system;
 mod text;
 
-pub use info::{CpuModel, Mapping, ProcessInfo, ProcessStatus, Setter, Setting, SystemStatus};
 pub(crate) use info::Nobody;
+pub use info::{CpuModel, Mapping, ProcessInfo, ProcessStatus, Setter, Setting, SystemStatus};
 pub(crate) use text::{Maker, Source, TextNode, static_text};
 
 use super::device::hang;

@@ -7,7 +7,9 @@ use crate::errno::{Errno, Result};
 use crate::fs::directory::{DirEntry, Directory, Provider};
 use crate::fs::env::FileSystem;
 use crate::fs::file::FileOps;
-use crate::fs::node::{Generated, Kind, Node, S_IFDIR, S_IFLNK, S_IFREG, Seed, Target, make_device, split_device};
+use crate::fs::node::{
+    Generated, Kind, Node, S_IFDIR, S_IFLNK, S_IFREG, Seed, Target, make_device, split_device,
+};
 use crate::fs::walk::Context;
 use alloc::boxed::Box;
 use alloc::format;
@@ -81,7 +83,13 @@ pub(super) fn check_access(context: &Context<'_>, pid: u32) -> Result {
 }
 
 /// The directory of a process, or of a thread (`is_task`).
-pub(super) fn new_directory(fs: &Rc<FileSystem>, shared: &Rc<Shared>, pid: u32, tid: u32, is_task: bool) -> Rc<Node> {
+pub(super) fn new_directory(
+    fs: &Rc<FileSystem>,
+    shared: &Rc<Shared>,
+    pid: u32,
+    tid: u32,
+    is_task: bool,
+) -> Rc<Node> {
     let provider = Process { shared: shared.clone(), pid, tid, is_task };
     let ino = if is_task { u64::from(tid) << 16 | 2 } else { u64::from(pid) << 16 | 1 };
     let seed = Seed { ino, mode: S_IFDIR | 0o555, uid: 0, gid: 0, nlink: 9, time: fs.env.now() };
@@ -104,7 +112,8 @@ impl Process {
             (S_IFREG, Kind::Generated(Box::new(TextNode { make, shared, pid, tid, setting })))
         };
         let link = |which| (S_IFLNK, Kind::Generated(Box::new(Link { pid, which })));
-        let provided = |provider: Box<dyn Provider>| (S_IFDIR, Kind::Directory(Directory::provided(provider)));
+        let provided =
+            |provider: Box<dyn Provider>| (S_IFDIR, Kind::Directory(Directory::provided(provider)));
         let (kind_bits, kind) = match *what {
             What::Text(make) => text(make, None),
             What::Set(make, setting) => text(make, Some(setting)),
@@ -136,7 +145,8 @@ impl Process {
 
 impl Provider for Process {
     fn lookup(&self, directory: &Rc<Node>, name: &[u8], processes: &dyn ProcessInfo) -> Result<Rc<Node>> {
-        let index = NAMES.binary_search_by(|(known, ..)| known.as_bytes().cmp(name)).map_err(|_| Errno::ENOENT)?;
+        let index =
+            NAMES.binary_search_by(|(known, ..)| known.as_bytes().cmp(name)).map_err(|_| Errno::ENOENT)?;
         if !self.is_alive(processes) || (self.is_task && matches!(NAMES[index].2, What::Task)) {
             return Err(Errno::ENOENT);
         }
@@ -160,7 +170,8 @@ impl Provider for Process {
             let ino = directory.ino() << 8 | index as u64;
             DirEntry { name: name.as_bytes().into(), ino, kind: (kind >> 12) as u8 }
         };
-        let shown = |(_, (.., what)): &(usize, &(&str, u32, What))| !(self.is_task && matches!(what, What::Task));
+        let shown =
+            |(_, (.., what)): &(usize, &(&str, u32, What))| !(self.is_task && matches!(what, What::Task));
         Ok(NAMES.iter().enumerate().filter(shown).map(entry).collect())
     }
 }
@@ -261,7 +272,9 @@ fn stat(source: &Source<'_>) -> Result<Vec<u8>> {
     let status = status_of(source)?;
     let terminal = source.env.terminals.of_session(status.sid);
     let (tty, foreground) = match &terminal {
-        Some(terminal) => (make_device(136, terminal.number()) as i64, i64::from(terminal.foreground().get())),
+        Some(terminal) => {
+            (make_device(136, terminal.number()) as i64, i64::from(terminal.foreground().get()))
+        }
         None => (0, -1),
     };
     let ticks = |ns: u64| ns / TICK_NS;
@@ -370,7 +383,12 @@ fn status(source: &Source<'_>) -> Result<Vec<u8>> {
          Seccomp_filters:\t0\nSpeculation_Store_Bypass:\tvulnerable\nSpeculationIndirectBranch:\tconditional enabled\n\
          Cpus_allowed:\t1\nCpus_allowed_list:\t0\nMems_allowed:\t1\nMems_allowed_list:\t0\n\
          voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",
-        status.threads, 0, 0, u32::from(status.no_new_privs), status.switches.0, status.switches.1,
+        status.threads,
+        0,
+        0,
+        u32::from(status.no_new_privs),
+        status.switches.0,
+        status.switches.1,
     );
     text.extend_from_slice(out.as_bytes());
     Ok(text)
@@ -443,7 +461,13 @@ fn maps(source: &Source<'_>) -> Result<Vec<u8>> {
 fn smaps_body(out: &mut Vec<u8>, size: Option<u64>, rss: u64) {
     let mut text = String::new();
     if let Some(size) = size {
-        let _ = write!(text, "Size:           {:8} kB\nKernelPageSize: {:8} kB\nMMUPageSize:    {:8} kB\n", size / 1024, 4, 4);
+        let _ = write!(
+            text,
+            "Size:           {:8} kB\nKernelPageSize: {:8} kB\nMMUPageSize:    {:8} kB\n",
+            size / 1024,
+            4,
+            4
+        );
     }
     let kilobytes = rss / 1024;
     let lines = [
@@ -486,7 +510,8 @@ fn smaps(source: &Source<'_>) -> Result<Vec<u8>> {
 fn smaps_rollup(source: &Source<'_>) -> Result<Vec<u8>> {
     let areas = mappings(source)?;
     let (start, end) = (areas.first().map_or(0, |area| area.start), areas.last().map_or(0, |area| area.end));
-    let mut out = format!("{start:08x}-{end:08x} ---p 00000000 00:00 0                          [rollup]\n").into_bytes();
+    let mut out = format!("{start:08x}-{end:08x} ---p 00000000 00:00 0                          [rollup]\n")
+        .into_bytes();
     smaps_body(&mut out, None, areas.iter().map(|area| area.rss_bytes).sum());
     Ok(out)
 }

@@ -34,7 +34,10 @@ const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tcgrou
 
 /// /proc/version.
 fn version() -> String {
-    format!("Linux version {RELEASE} (seuss@seuss) (rustc) #1 SEUSS library OS {}\n", env!("CARGO_PKG_VERSION"))
+    format!(
+        "Linux version {RELEASE} (seuss@seuss) (rustc) #1 SEUSS library OS {}\n",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// Hang the files into /proc.
@@ -105,7 +108,9 @@ fn cpuinfo(source: &Source<'_>) -> Result<Vec<u8>> {
     let mhz = format!("{}.{:03}", cpu.khz / 1000, cpu.khz % 1000);
     let mut text = b"processor\t: 0\nvendor_id\t: ".to_vec();
     text.extend_from_slice(&cpu.vendor);
-    text.extend_from_slice(format!("\ncpu family\t: {family}\nmodel\t\t: {model}\nmodel name\t: ").as_bytes());
+    text.extend_from_slice(
+        format!("\ncpu family\t: {family}\nmodel\t\t: {model}\nmodel name\t: ").as_bytes(),
+    );
     text.extend_from_slice(&cpu.brand);
     let middle = format!(
         "\nstepping\t: {stepping}\ncpu MHz\t\t: {mhz}\nphysical id\t: 0\nsiblings\t: 1\ncore id\t\t: 0\ncpu cores\t: 1\n\
@@ -150,8 +155,11 @@ fn loadavg(source: &Source<'_>) -> Result<Vec<u8>> {
 fn vmstat(source: &Source<'_>) -> Result<Vec<u8>> {
     let frames = &source.env.frames;
     let used = frames.total().saturating_sub(frames.available());
-    Ok(format!("nr_free_pages {}\nnr_anon_pages {used}\npgpgin 0\npgpgout 0\npswpin 0\npswpout 0\noom_kill 0\n", frames.available())
-        .into_bytes())
+    Ok(format!(
+        "nr_free_pages {}\nnr_anon_pages {used}\npgpgin 0\npgpgout 0\npswpin 0\npswpout 0\noom_kill 0\n",
+        frames.available()
+    )
+    .into_bytes())
 }
 
 /// /proc/PID/mounts.

@@ -11,6 +11,7 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
 use seuss_abi::layout::PAGE_SIZE;
 
 /// What a text is made from.
@@ -28,6 +29,7 @@ pub(crate) struct Source<'a> {
 pub(crate) type Maker = fn(&Source<'_>) -> Result<Vec<u8>>;
 
 /// A node with a text.
+#[derive(Clone)]
 pub(crate) struct TextNode {
     pub(crate) make: Maker,
     pub(crate) shared: Option<Rc<Shared>>,
@@ -36,26 +38,31 @@ pub(crate) struct TextNode {
     pub(crate) setting: Option<Setting>,
 }
 
-impl Generated for TextNode {
-    fn open(&self, node: &Rc<Node>, flags: u32, context: &Context<'_>) -> Result<Rc<dyn FileOps>> {
-        let source = Source {
+impl TextNode {
+    fn text(&self, node: &Node, context: &Context<'_>) -> Result<Vec<u8>> {
+        (self.make)(&Source {
             processes: context.processes,
             context,
             env: &node.fs().env,
             shared: self.shared.as_deref(),
             pid: self.pid,
             tid: self.tid,
-        };
-        let writes = flags & flags::O_ACCMODE != flags::O_RDONLY;
+        })
+    }
+}
+
+impl Generated for TextNode {
+    fn open(&self, node: &Rc<Node>, flags: u32, context: &Context<'_>) -> Result<Rc<dyn FileOps>> {
+        let mode = flags & flags::O_ACCMODE;
         let setter = match self.setting {
-            Some(setting) if writes => {
+            Some(setting) if mode != flags::O_RDONLY => {
                 Some(context.processes.setter(self.pid, self.tid, setting).ok_or(Errno::ESRCH)?)
             }
-            None if writes => return Err(Errno::EACCES),
+            None if mode != flags::O_RDONLY => return Err(Errno::EACCES),
             _ => None,
         };
-        let text = if flags & flags::O_ACCMODE == flags::O_WRONLY { Vec::new() } else { (self.make)(&source)? };
-        Ok(Rc::new(TextFile { text, setter }))
+        let text = if mode == flags::O_WRONLY { Vec::new() } else { self.text(node, context)? };
+        Ok(Rc::new(TextFile::new(text, setter, Some(self.clone()))))
     }
 }
 
@@ -71,21 +78,46 @@ impl Generated for StaticText {
         if flags & flags::O_ACCMODE != flags::O_RDONLY {
             return Err(Errno::EACCES);
         }
-        Ok(Rc::new(TextFile { text: self.0.as_bytes().to_vec(), setter: None }))
+        Ok(Rc::new(TextFile::new(self.0.as_bytes().to_vec(), None, None)))
     }
 }
 
 /// An open text.
 struct TextFile {
-    text: Vec<u8>,
+    text: RefCell<Vec<u8>>,
+    /// The text was made at open(2) and not read from its start yet.
+    fresh: Cell<bool>,
     setter: Option<Setter>,
+    /// What makes the text again when it is read from its start again.
+    origin: Option<TextNode>,
+}
+
+impl TextFile {
+    fn new(text: Vec<u8>, setter: Option<Setter>, origin: Option<TextNode>) -> Self {
+        Self { text: RefCell::new(text), fresh: Cell::new(true), setter, origin }
+    }
 }
 
 impl FileOps for TextFile {
+    fn needs_refresh(&self, offset: u64) -> bool {
+        offset == 0 && !self.fresh.replace(false) && self.origin.is_some()
+    }
+
+    fn refresh(&self, file: &File, context: &Context<'_>) -> Result {
+        if let Some(origin) = &self.origin {
+            let text = origin.text(file.node(), context)?;
+            self.text.replace(text);
+        }
+        Ok(())
+    }
+
     fn read(&self, _file: &File, offset: u64, sink: &mut dyn Sink) -> Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|at| self.text.get(at..)).unwrap_or_default();
-        let count = rest.len().min(sink.remaining());
-        if count == 0 { Ok(0) } else { sink.put(&rest[..count]) }
+        let chunk = {
+            let text = self.text.borrow();
+            let rest = usize::try_from(offset).ok().and_then(|at| text.get(at..)).unwrap_or_default();
+            rest[..rest.len().min(sink.remaining())].to_vec()
+        };
+        if chunk.is_empty() { Ok(0) } else { sink.put(&chunk) }
     }
 
     fn write(&self, _file: &File, _offset: u64, source: &mut dyn Bytes) -> Result<usize> {
@@ -115,5 +147,5 @@ pub(super) fn open_text(_node: &Rc<Node>, flags: u32, text: Vec<u8>) -> Result<R
     if flags & flags::O_ACCMODE != flags::O_RDONLY {
         return Err(Errno::EACCES);
     }
-    Ok(Rc::new(TextFile { text, setter: None }))
+    Ok(Rc::new(TextFile::new(text, None, None)))
 }

@@ -25,18 +25,24 @@ enum Change {
 
 fn path() -> impl Strategy<Value = String> {
     let name = prop_oneof![Just("a"), Just("b"), Just("low"), Just("f"), Just(".."), Just("link")];
-    (proptest::collection::vec(name, 1..4), any::<bool>()).prop_map(|(names, slash)| {
-        // Never above the top: the host's root is elsewhere.
-        let mut kept: Vec<&str> = vec![];
-        for name in names {
-            let depth = kept.iter().filter(|name| **name != "..").count();
-            let above = kept.iter().filter(|name| **name == "..").count();
-            if name != ".." || depth > above {
-                kept.push(name);
+    (proptest::collection::vec(name, 1..4), any::<bool>())
+        .prop_map(|(names, slash)| {
+            // Never above the top: the host's root is elsewhere.
+            let mut kept: Vec<&str> = vec![];
+            for name in names {
+                let depth = kept.iter().filter(|name| **name != "..").count();
+                let above = kept.iter().filter(|name| **name == "..").count();
+                if name != ".." || depth > above {
+                    kept.push(name);
+                }
             }
-        }
-        format!("{}{}", kept.join("/"), if slash && !kept.is_empty() && kept.len() > 1 { "/" } else { "" })
-    }).prop_filter("empty path", |path| !path.is_empty())
+            format!(
+                "{}{}",
+                kept.join("/"),
+                if slash && !kept.is_empty() && kept.len() > 1 { "/" } else { "" }
+            )
+        })
+        .prop_filter("empty path", |path| !path.is_empty())
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -48,7 +54,15 @@ fn change() -> impl Strategy<Value = Change> {
         (path(), 0u64..15_000).prop_map(|(path, size)| Change::Truncate(path, size)),
         path().prop_map(Change::Unlink),
         (path(), path()).prop_map(|(from, to)| Change::Link(from, to)),
-        (prop_oneof![Just("f".to_string()), Just("low".to_string()), Just("low/../a".to_string()), Just("link".to_string())], path())
+        (
+            prop_oneof![
+                Just("f".to_string()),
+                Just("low".to_string()),
+                Just("low/../a".to_string()),
+                Just("link".to_string())
+            ],
+            path()
+        )
             .prop_map(|(target, at)| Change::Symlink(target, at)),
         (path(), path()).prop_map(|(from, to)| Change::Rename(from, to)),
         path().prop_map(Change::Read),
@@ -57,7 +71,8 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 fn seed_tree() -> Item {
-    let inner = Item::dir(vec![("f", Item::file(&[3; 9000])), ("a", Item::dir(vec![("b", Item::file(b"deep"))]))]);
+    let inner =
+        Item::dir(vec![("f", Item::file(&[3; 9000])), ("a", Item::dir(vec![("b", Item::file(b"deep"))]))]);
     Item::dir(vec![("low", inner), ("f", Item::file(&[5; 4096])), ("link", Item::link("low"))])
 }
 

@@ -46,7 +46,10 @@ fn pipes_hand_bytes_on_and_end() {
     assert_eq!(write(&writer, b"hello"), Ok(5));
     assert_eq!(reader.poll(), Readiness::READABLE);
     assert_eq!(read(&reader, 2).unwrap(), b"he");
-    assert_eq!(reader.node().path(&world.root).unwrap(), format!("pipe:[{}]", reader.node().ino()).into_bytes());
+    assert_eq!(
+        reader.node().path(&world.root).unwrap(),
+        format!("pipe:[{}]", reader.node().ino()).into_bytes()
+    );
     drop(writer);
     assert_eq!(reader.poll(), Readiness::READABLE | Readiness::HANGUP);
     assert_eq!(read(&reader, 9).unwrap(), b"llo");
@@ -208,7 +211,10 @@ fn instances_watch_instances_but_not_in_circles() {
     assert_eq!(instances[5].add(3, &files[4], IN, 5), Err(Errno::ELOOP));
     assert_eq!(instances[0].add(4, &files[4], IN, 9), Err(Errno::ELOOP));
     assert_eq!(instances[0].add(4, &files[0], IN, 9), Err(Errno::EINVAL));
-    assert_eq!(instances[0].add(4, &world.context().open(&world.root, b"f", 0, 0).unwrap(), IN, 9), Err(Errno::EPERM));
+    assert_eq!(
+        instances[0].add(4, &world.context().open(&world.root, b"f", 0, 0).unwrap(), IN, 9),
+        Err(Errno::EPERM)
+    );
     files[4].ops().notifier().unwrap().register(99);
     write(&writer, b"x").unwrap();
     assert_eq!(world.env.woken.take(), [99]);
@@ -271,7 +277,8 @@ fn closing_any_descriptor_of_a_file_releases_its_record_locks() {
     let locked = file();
     table.insert(locked.clone(), false, 9).unwrap();
     table.insert(file(), false, 9).unwrap();
-    let lock = |table: &FdTable| Record { owner: table.lock_owner(), pid: 1, start: 0, end: 9, exclusive: true };
+    let lock =
+        |table: &FdTable| Record { owner: table.lock_owner(), pid: 1, start: 0, end: 9, exclusive: true };
     locked.node().locks().set(lock(&table)).unwrap();
     assert_eq!(locked.node().locks().set(lock(&other)), Err(Errno::EAGAIN));
     table.close(1).unwrap();

@@ -18,13 +18,23 @@ impl Guest {
         let mut world = World::new(&[Item::dir(vec![])]);
         let fs = Fs::new(&world.env, &[]).unwrap();
         world.process.place = Rc::new(FsContext::new(&fs.root, 0o22));
-        let program = InjectedFile { path: b"/bin/prog".to_vec(), mode: 0o755, read_only: true, content: b"ELF".to_vec() };
+        let program = InjectedFile {
+            path: b"/bin/prog".to_vec(),
+            mode: 0o755,
+            read_only: true,
+            content: b"ELF".to_vec(),
+        };
         fs.inject(&[program]).unwrap();
         let guest = Self { world, fs };
         let executable = guest.context().walk(&guest.fs.root, b"/bin/prog", true).unwrap();
         let Self { mut world, fs } = guest;
         world.process.executable = Some(executable);
-        world.process.files.borrow_mut().insert(fs.memory_file(b"m", (0, 0), false).unwrap(), true, 9).unwrap();
+        world
+            .process
+            .files
+            .borrow_mut()
+            .insert(fs.memory_file(b"m", (0, 0), false).unwrap(), true, 9)
+            .unwrap();
         Self { world, fs }
     }
 
@@ -46,10 +56,12 @@ impl Guest {
     fn names(&self, path: &str) -> Vec<String> {
         let file = self.open(path, flags::O_DIRECTORY).unwrap_or_else(|errno| panic!("{path}: {errno:?}"));
         let mut names = vec![];
-        file.ops().list(&file, &mut |entry, _| {
-            names.push(String::from_utf8(entry.name.to_vec()).unwrap());
-            true
-        }).unwrap();
+        file.ops()
+            .list(&file, &mut |entry, _| {
+                names.push(String::from_utf8(entry.name.to_vec()).unwrap());
+                true
+            })
+            .unwrap();
         names.split_off(2)
     }
 
@@ -110,8 +122,12 @@ fn a_process_shows_itself() {
     assert!(guest.text("/proc/self/fdinfo/0").starts_with("pos:\t0\nflags:\t02100002\n"));
     assert!(guest.names("/proc").contains(&"7".to_string()));
     let limits = guest.text("/proc/self/limits");
-    assert!(limits.contains("Max open files            unlimited            4096                 files     \n"), "{limits}");
-    for missing in ["/proc/8", "/proc/07", "/proc/self/fd/1", "/proc/self/nothing", "/proc/self/task/8/task"] {
+    assert!(
+        limits.contains("Max open files            unlimited            4096                 files     \n"),
+        "{limits}"
+    );
+    for missing in ["/proc/8", "/proc/07", "/proc/self/fd/1", "/proc/self/nothing", "/proc/self/task/8/task"]
+    {
         assert_eq!(guest.open(missing, 0).unwrap_err(), Errno::ENOENT, "{missing}");
     }
 }
@@ -134,7 +150,7 @@ fn settings_reach_the_process() {
     comm.write(&mut &b"other\n"[..]).unwrap();
     assert_eq!(*guest.world.process.comm.borrow(), b"other\n");
     assert_eq!(guest.open("/proc/self/stat", flags::O_RDWR).unwrap_err(), Errno::EACCES);
-    assert_eq!(guest.open("/proc/new", flags::O_CREAT, ).unwrap_err(), Errno::EPERM);
+    assert_eq!(guest.open("/proc/new", flags::O_CREAT,).unwrap_err(), Errno::EPERM);
     let other = guest.world.as_user(Subject { uid: 1000, gid: 1000, groups: &[] });
     assert_eq!(other.open(&guest.fs.root, b"/proc/7/environ", 0, 0).unwrap_err(), Errno::EACCES);
     assert_eq!(other.walk(&guest.fs.root, b"/proc/7/exe", true).unwrap_err(), Errno::EACCES);

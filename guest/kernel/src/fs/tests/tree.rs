@@ -137,6 +137,48 @@ fn holes_and_data_are_found() {
     assert!(content[100..5 * 4096].iter().all(|byte| *byte == 0));
 }
 
+proptest::proptest! {
+    #[test]
+    fn a_file_is_an_array_of_bytes(
+        lower in 0usize..20_000,
+        steps in proptest::collection::vec((0u8..5, 0u64..40_000, 0usize..9000), 1..40),
+    ) {
+        let mut model: Vec<u8> = (0..lower).map(|at| (at % 251) as u8 + 1).collect();
+        let world = World::new(&[Item::dir(vec![("f", Item::file(&model))])]);
+        let context = world.context();
+        let file = context.open(&context.cwd, b"f", flags::O_RDWR, 0).unwrap();
+        let data = file.node().data().unwrap();
+        for (step, (kind, at, len)) in steps.into_iter().enumerate() {
+            let end = at as usize + len;
+            match kind {
+                0 | 1 => {
+                    let bytes = vec![step as u8 + 100; len];
+                    proptest::prop_assert_eq!(file.write_at(at, &mut &bytes[..]), Ok(len));
+                    if len > 0 {
+                        model.resize(model.len().max(end), 0);
+                        model[at as usize..end].copy_from_slice(&bytes);
+                    }
+                }
+                2 => {
+                    file.ops().truncate(&file, at).unwrap();
+                    model.resize(at as usize, 0);
+                }
+                3 => {
+                    let how = crate::fs::file::Allocation::Zero { keep_size: true };
+                    file.ops().allocate(&file, at, len as u64, how).unwrap();
+                    let (from, to) = ((at as usize).min(model.len()), end.min(model.len()));
+                    model[from..to].fill(0);
+                }
+                _ => drop(file.node().page(at / 4096, len % 2 == 0).unwrap()),
+            }
+            let mut bytes = vec![0; model.len() + 10];
+            proptest::prop_assert_eq!(file.read_kernel(0, &mut bytes), Ok(model.len()));
+            proptest::prop_assert_eq!(&bytes[..model.len()], &model[..]);
+            proptest::prop_assert_eq!(data.pages_used(), data.count_pages());
+        }
+    }
+}
+
 #[test]
 fn hard_links_of_a_layer_are_one_node() {
     let world = World::new(&layers());
@@ -152,7 +194,8 @@ fn directories_of_layers_can_be_renamed_and_made_anew() {
     let world = World::new(&layers());
     let context = world.context();
     let cwd = &context.cwd;
-    let rename = |from: &str, to: &str, flags| context.rename((cwd, from.as_bytes()), (cwd, to.as_bytes()), flags);
+    let rename =
+        |from: &str, to: &str, flags| context.rename((cwd, from.as_bytes()), (cwd, to.as_bytes()), flags);
     let plain = RenameFlags::default();
     rename("/usr", "/opt", plain).unwrap();
     assert_eq!(world.content("/opt/bin/sh").unwrap(), b"shell");
@@ -240,7 +283,8 @@ fn a_read_only_root_refuses_every_change() {
 #[test]
 fn unused_nodes_are_dropped_and_found_again() {
     let names: Vec<String> = (0..250).map(|n| format!("f{n:03}")).collect();
-    let directory = Item::dir(names.iter().map(|name| (name.as_str(), Item::file(name.as_bytes()))).collect());
+    let directory =
+        Item::dir(names.iter().map(|name| (name.as_str(), Item::file(name.as_bytes()))).collect());
     let world = World::new(&[Item::dir(vec![("d", directory)])]);
     let overlay = world.root.fs().overlay.as_ref().unwrap();
     overlay.set_sweep_at(100);
@@ -272,20 +316,25 @@ fn memory_that_runs_out_is_enospc() {
 
 #[test]
 fn listings_survive_removal_and_continue_where_they_stopped() {
-    let world = World::new(&[Item::dir(vec![("d", Item::dir(vec![("a", Item::file(b"")), ("c", Item::file(b""))]))])]);
+    let world = World::new(&[Item::dir(vec![(
+        "d",
+        Item::dir(vec![("a", Item::file(b"")), ("c", Item::file(b""))]),
+    )])]);
     world.write("/d/b", 0, b"").unwrap();
     let context = world.context();
     let file = context.open(&context.cwd, b"d", 0, 0).unwrap();
     let mut seen = vec![];
     loop {
         let before = seen.len();
-        file.ops().list(&file, &mut |entry, _| {
-            let room = seen.len() == before;
-            if room {
-                seen.push(String::from_utf8(entry.name.to_vec()).unwrap());
-            }
-            room
-        }).unwrap();
+        file.ops()
+            .list(&file, &mut |entry, _| {
+                let room = seen.len() == before;
+                if room {
+                    seen.push(String::from_utf8(entry.name.to_vec()).unwrap());
+                }
+                room
+            })
+            .unwrap();
         if seen.len() == before {
             break;
         }

@@ -2,11 +2,12 @@
 
 use super::super::call::Call;
 use super::super::table::{Entry, full, partial};
-use super::{check_flags, file, file_or_path, lock};
+use super::{check_flags, file, file_or_path, lock, terminal};
 use crate::errno::{Errno, Result, SysResult};
 use crate::fs::file::UserMemory;
 use crate::fs::file::flags::{O_CLOEXEC, O_NONBLOCK};
 use crate::fs::pipe::PipeEnd;
+use crate::fs::tty::Terminal;
 use crate::task::process::LIMIT_NOFILE;
 
 /// The family.
@@ -192,6 +193,14 @@ fn ioctl(call: &mut Call<'_>) -> SysResult {
             call.write_u32(argument, count.min(i32::MAX as u64) as u32)?;
             Ok(0)
         }
-        _ => Ok(file.ops().ioctl(&file, &Memory(call), request, argument)?),
+        _ => {
+            let terminal = file.ops_as::<Terminal>();
+            if let Some(outcome) =
+                terminal.and_then(|terminal| terminal::ioctl(call, terminal, request, argument))
+            {
+                return outcome;
+            }
+            Ok(file.ops().ioctl(&file, &Memory(call), request, argument)?)
+        }
     }
 }

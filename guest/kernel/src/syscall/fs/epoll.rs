@@ -1,7 +1,7 @@
 //! epoll(7).
 
 use super::super::call::Call;
-use super::super::table::{Entry, partial, full};
+use super::super::table::{Entry, full, partial};
 use super::super::time::timespec_ns;
 use super::poll::set_mask;
 use super::{check_flags, file, open};
@@ -84,10 +84,10 @@ fn wait(call: &Call<'_>, timeout_ns: Option<u64>) -> SysResult {
         call.write(address, &bytes)?;
         return Ok(found.len() as u64);
     }
-    if let Some(timeout_ns) = timeout_ns {
-        if timeout_ns == 0 || call.kernel.machine.monotonic_ns() >= call.deadline(timeout_ns) {
-            return Ok(0);
-        }
+    if let Some(timeout_ns) = timeout_ns
+        && (timeout_ns == 0 || call.kernel.machine.monotonic_ns() >= call.deadline(timeout_ns))
+    {
+        return Ok(0);
     }
     if let Some(notifier) = file.ops().notifier() {
         notifier.register(call.thread.tid);

@@ -37,7 +37,8 @@ fn no_handles(_: &mut Call<'_>) -> SysResult {
 fn eventfd(call: &Call<'_>, flags: u64) -> SysResult {
     const SEMAPHORE: u64 = 1;
     check_flags(flags, SEMAPHORE | FLAGS)?;
-    let counter = EventCounter::new(&call.kernel.woken, u64::from(call.args[0] as u32), flags & SEMAPHORE != 0);
+    let counter =
+        EventCounter::new(&call.kernel.woken, u64::from(call.args[0] as u32), flags & SEMAPHORE != 0);
     let status = O_RDWR | flags as u32 & O_NONBLOCK;
     let file = call.kernel.fs.anonymous_file("anon_inode:[eventfd]", counter, status)?;
     open::install(call, file, flags as u32 & O_CLOEXEC != 0)

@@ -41,7 +41,14 @@ pub(super) fn wait_or_fail(call: &Call<'_>, file: &File, nonblocking: bool) -> S
     }
 }
 
-pub(super) fn do_read(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer, nonblocking: bool) -> SysResult {
+pub(super) fn do_read(
+    call: &Call<'_>,
+    file: &Rc<File>,
+    buffer: &mut UserBuffer,
+    nonblocking: bool,
+) -> SysResult {
+    super::terminal::before_read(call, file)?;
+    refresh(call, file, file.offset())?;
     match file.read(buffer) {
         Ok(count) => Ok(count as u64),
         Err(Errno::EAGAIN) => wait_or_fail(call, file, nonblocking),
@@ -50,7 +57,12 @@ pub(super) fn do_read(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer,
 }
 
 /// Write all of `buffer`, waiting in between as a blocking descriptor does. What was written before the call had to wait is in its progress.
-pub(super) fn do_write(call: &Call<'_>, file: &Rc<File>, buffer: &mut UserBuffer, nonblocking: bool) -> SysResult {
+pub(super) fn do_write(
+    call: &Call<'_>,
+    file: &Rc<File>,
+    buffer: &mut UserBuffer,
+    nonblocking: bool,
+) -> SysResult {
     let before = call.thread.progress.borrow().bytes;
     let total = Source::remaining(buffer) as u64;
     if let Some(limit) = file_size_limit(call, file, file.offset())? {

@@ -9,6 +9,7 @@ pub mod open;
 pub mod poll;
 pub mod signalfd;
 pub mod stat;
+mod terminal;
 pub mod transfer;
 pub mod tree;
 pub mod xattr;

@@ -4,11 +4,13 @@ use super::super::call::Call;
 use super::super::table::{Entry, full, partial};
 use super::{AT_FDCWD, check_flags, start, with_place};
 use crate::errno::{Errno, Stop, SysResult};
-use crate::fs::{Context, File, Node};
-use crate::kernel::Kernel;
-use crate::fs::file::flags::{O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_NONBLOCK, O_PATH, O_RDWR, O_TMPFILE, O_WRONLY};
+use crate::fs::file::flags::{
+    O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_NONBLOCK, O_PATH, O_RDWR, O_TMPFILE, O_WRONLY,
+};
 use crate::fs::node::Kind;
 use crate::fs::pipe::{fifo_of, make_pipe};
+use crate::fs::{Context, File, Node};
+use crate::kernel::Kernel;
 use crate::task::process::{LIMIT_NOFILE, Process};
 use alloc::rc::Rc;
 
@@ -36,7 +38,8 @@ impl Kernel {
     fn is_executing(&self, place: &Context<'_>, start: &Rc<Node>, path: &[u8]) -> bool {
         let Ok(node) = place.walk(start, path, true) else { return false };
         let runs = |process: &Rc<Process>| {
-            !process.is_zombie() && process.program.borrow().node.as_ref().is_some_and(|program| Rc::ptr_eq(program, &node))
+            !process.is_zombie()
+                && process.program.borrow().node.as_ref().is_some_and(|program| Rc::ptr_eq(program, &node))
         };
         node.data().is_ok() && self.processes().iter().any(runs)
     }
@@ -82,7 +85,11 @@ fn waits_for_peer(file: &Rc<File>) -> bool {
     let Ok(pipe) = fifo_of(file.node()) else { return false };
     let (read_opens, write_opens) = pipe.times_opened();
     let (readers, writers) = pipe.is_open();
-    if file.flags() & O_ACCMODE == O_WRONLY { !readers && read_opens == 0 } else { !writers && write_opens == 0 }
+    if file.flags() & O_ACCMODE == O_WRONLY {
+        !readers && read_opens == 0
+    } else {
+        !writers && write_opens == 0
+    }
 }
 
 fn open(call: &mut Call<'_>) -> SysResult {

@@ -128,11 +128,12 @@ fn ppoll(call: &mut Call<'_>) -> SysResult {
 
 /// The remaining time, as Linux stores it.
 fn write_back(call: &Call<'_>, address: u64, timeout_ns: Option<u64>, outcome: &SysResult) -> Result {
-    if timeout_ns.is_some_and(|timeout| timeout > 0) && outcome.is_ok() {
-        if let Some(deadline) = call.thread.progress.borrow().deadline_ns {
-            let left = deadline.saturating_sub(call.kernel.machine.monotonic_ns());
-            call.write_words(address, &[left / NANOS, left % NANOS])?;
-        }
+    if timeout_ns.is_some_and(|timeout| timeout > 0)
+        && outcome.is_ok()
+        && let Some(deadline) = call.thread.progress.borrow().deadline_ns
+    {
+        let left = deadline.saturating_sub(call.kernel.machine.monotonic_ns());
+        call.write_words(address, &[left / NANOS, left % NANOS])?;
     }
     Ok(())
 }
@@ -166,7 +167,8 @@ fn do_select(call: &Call<'_>, timeout_ns: Option<u64>) -> SysResult {
     let mut asked = Vec::new();
     let mut descriptors = Vec::new();
     for fd in 0..count {
-        let events = (0..3).filter(|set| is_set(&wanted[*set], fd)).fold(0, |events, set| events | SETS[set].1);
+        let events =
+            (0..3).filter(|set| is_set(&wanted[*set], fd)).fold(0, |events, set| events | SETS[set].1);
         if events != 0 {
             let file = files.borrow().get(fd as i32)?;
             asked.push(Asked { file: Ok(file), events });

@@ -20,8 +20,18 @@ use core::cell::Cell;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
-    partial(282, "signalfd", |call| signalfd(call, 0), "signals to the process that made the descriptor only"),
-    partial(289, "signalfd4", |call| signalfd(call, call.args[3]), "signals to the process that made the descriptor only"),
+    partial(
+        282,
+        "signalfd",
+        |call| signalfd(call, 0),
+        "signals to the process that made the descriptor only",
+    ),
+    partial(
+        289,
+        "signalfd4",
+        |call| signalfd(call, call.args[3]),
+        "signals to the process that made the descriptor only",
+    ),
 ];
 
 /// Bytes of struct signalfd_siginfo.
@@ -36,13 +46,18 @@ pub struct SignalFile {
 
 impl SignalFile {
     fn new(process: &Rc<Process>, mask: SignalSet, woken: &Woken) -> Rc<Self> {
-        Rc::new(Self { process: Rc::downgrade(process), mask: Cell::new(mask), notifier: Notifier::new(woken) })
+        Rc::new(Self {
+            process: Rc::downgrade(process),
+            mask: Cell::new(mask),
+            notifier: Notifier::new(woken),
+        })
     }
 }
 
 impl SignalWatcher for SignalFile {
     fn arrived(&self, pid: u32, signo: u32) {
-        if self.mask.get().contains(signo) && self.process.upgrade().is_some_and(|process| process.pid == pid) {
+        if self.mask.get().contains(signo) && self.process.upgrade().is_some_and(|process| process.pid == pid)
+        {
             self.notifier.notify(Readiness::READABLE);
         }
     }

@@ -2,7 +2,9 @@
 
 use super::super::call::Call;
 use super::super::table::{Entry, full, partial};
-use super::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, check_flags, file, file_or_path, resolve, start, with_place};
+use super::{
+    AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, check_flags, file, file_or_path, resolve, start, with_place,
+};
 use crate::errno::{Errno, Result, SysResult};
 use crate::fs::access::Access;
 use crate::fs::env::FileSystem;
@@ -110,7 +112,8 @@ fn statx(call: &mut Call<'_>) -> SysResult {
     put(32, &stat.ino.to_le_bytes());
     put(40, &stat.size.to_le_bytes());
     put(48, &stat.blocks.to_le_bytes());
-    let times = [(64, stat.times.access), (80, stat.times.birth), (96, stat.times.change), (112, stat.times.modify)];
+    let times =
+        [(64, stat.times.access), (80, stat.times.birth), (96, stat.times.change), (112, stat.times.modify)];
     for (at, time) in times {
         put(at, &time.div_euclid(NANOS).to_le_bytes());
         put(at + 8, &(time.rem_euclid(NANOS) as u32).to_le_bytes());
@@ -213,8 +216,23 @@ fn store_statfs(call: &Call<'_>, address: u64, fs: &FileSystem) -> SysResult {
     let (files, files_free) = if sized { (1 << 20, 1 << 20) } else { (0, 0) };
     // ST_VALID, with ST_RDONLY where it applies.
     let flags = 0x20 | u64::from(fs.read_only.get());
-    let words =
-        [fs.kind.magic, PAGE_SIZE, blocks, free, free, files, files_free, fs.device, 255, PAGE_SIZE, flags, 0, 0, 0, 0];
+    let words = [
+        fs.kind.magic,
+        PAGE_SIZE,
+        blocks,
+        free,
+        free,
+        files,
+        files_free,
+        fs.device,
+        255,
+        PAGE_SIZE,
+        flags,
+        0,
+        0,
+        0,
+        0,
+    ];
     call.write_words(address, &words)?;
     Ok(0)
 }

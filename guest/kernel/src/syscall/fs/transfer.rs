@@ -60,7 +60,14 @@ fn offset_at(call: &Call<'_>, address: u64) -> Result<Option<u64>> {
 }
 
 /// Copy up to `count` bytes from a seekable file; what the target does not take goes back.
-fn copy(call: &Call<'_>, from: &Rc<File>, to: &Rc<File>, mut at: u64, mut to_at: Option<u64>, count: u64) -> SysResult {
+fn copy(
+    call: &Call<'_>,
+    from: &Rc<File>,
+    to: &Rc<File>,
+    mut at: u64,
+    mut to_at: Option<u64>,
+    count: u64,
+) -> SysResult {
     let before = call.thread.progress.borrow().bytes;
     let mut done = before;
     at += before;

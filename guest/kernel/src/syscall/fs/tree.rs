@@ -3,14 +3,14 @@
 use super::super::call::Call;
 use super::super::table::{Entry, full, partial};
 use super::{
-    AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, check_flags, file, file_or_path, resolve, start,
-    with_place,
+    AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, check_flags, file, file_or_path,
+    resolve, start, with_place,
 };
 use crate::errno::{Errno, Result, SysResult};
 use crate::fs::access::Access;
 use crate::fs::change::{RenameFlags, SetTime};
 use crate::fs::file::Allocation;
-use crate::fs::node::{Kind, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG};
+use crate::fs::node::{S_IFDIR, S_IFIFO, S_IFMT, S_IFREG};
 use crate::fs::{Context, Node};
 use crate::kernel::Kernel;
 use crate::mem::pager::Pager;
@@ -34,27 +34,48 @@ pub const TABLE: &[Entry] = &[
     full(91, "fchmod", fchmod),
     full(92, "chown", |call| do_chown(call, CWD, call.args[0], call.args[1], call.args[2], 0)),
     full(93, "fchown", fchown),
-    full(94, "lchown", |call| do_chown(call, CWD, call.args[0], call.args[1], call.args[2], AT_SYMLINK_NOFOLLOW)),
+    full(94, "lchown", |call| {
+        do_chown(call, CWD, call.args[0], call.args[1], call.args[2], AT_SYMLINK_NOFOLLOW)
+    }),
     full(95, "umask", |call| Ok(u64::from(call.process.fs().set_umask(call.args[0] as u32)))),
     full(132, "utime", utime),
-    partial(133, "mknod", |call| do_mknod(call, CWD, call.args[0], call.args[1], call.args[2]), "no new kinds of devices"),
+    partial(
+        133,
+        "mknod",
+        |call| do_mknod(call, CWD, call.args[0], call.args[1], call.args[2]),
+        "no new kinds of devices",
+    ),
     partial(155, "pivot_root", not_permitted, "EPERM: there are no mounts to change"),
     full(161, "chroot", chroot),
     partial(165, "mount", not_permitted, "EPERM: there are no mounts to change"),
     partial(166, "umount2", not_permitted, "EPERM: there are no mounts to change"),
     full(235, "utimes", |call| do_futimesat(call, CWD, call.args[0], call.args[1])),
     full(258, "mkdirat", |call| do_mkdir(call, call.args[0], call.args[1], call.args[2])),
-    partial(259, "mknodat", |call| do_mknod(call, call.args[0], call.args[1], call.args[2], call.args[3]), "no new kinds of devices"),
-    full(260, "fchownat", |call| do_chown(call, call.args[0], call.args[1], call.args[2], call.args[3], call.args[4])),
+    partial(
+        259,
+        "mknodat",
+        |call| do_mknod(call, call.args[0], call.args[1], call.args[2], call.args[3]),
+        "no new kinds of devices",
+    ),
+    full(260, "fchownat", |call| {
+        do_chown(call, call.args[0], call.args[1], call.args[2], call.args[3], call.args[4])
+    }),
     full(261, "futimesat", |call| do_futimesat(call, call.args[0], call.args[1], call.args[2])),
     full(263, "unlinkat", |call| do_unlink(call, call.args[0], call.args[1], call.args[2])),
     full(264, "renameat", |call| do_rename(call, call.args[0], call.args[1], call.args[2], call.args[3], 0)),
-    full(265, "linkat", |call| do_link(call, call.args[0], call.args[1], call.args[2], call.args[3], call.args[4])),
+    full(265, "linkat", |call| {
+        do_link(call, call.args[0], call.args[1], call.args[2], call.args[3], call.args[4])
+    }),
     full(266, "symlinkat", |call| do_symlink(call, call.args[0], call.args[1], call.args[2])),
     full(268, "fchmodat", |call| do_chmod(call, call.args[0], call.args[1], call.args[2])),
     full(280, "utimensat", utimensat),
     partial(285, "fallocate", fallocate, "no collapse, insert, unshare"),
-    partial(316, "renameat2", |call| do_rename(call, call.args[0], call.args[1], call.args[2], call.args[3], call.args[4]), "no RENAME_WHITEOUT"),
+    partial(
+        316,
+        "renameat2",
+        |call| do_rename(call, call.args[0], call.args[1], call.args[2], call.args[3], call.args[4]),
+        "no RENAME_WHITEOUT",
+    ),
     full(452, "fchmodat2", |call| do_chmod(call, call.args[0], call.args[1], call.args[2])),
 ];
 
@@ -101,7 +122,11 @@ fn do_symlink(call: &Call<'_>, target: u64, directory: u64, path: u64) -> SysRes
 fn do_unlink(call: &Call<'_>, directory: u64, path: u64, flags: u64) -> SysResult {
     check_flags(flags, AT_REMOVEDIR)?;
     at(call, directory, path, |place, start, path| {
-        if flags & AT_REMOVEDIR != 0 { place.remove_directory(start, path) } else { place.unlink(start, path) }
+        if flags & AT_REMOVEDIR != 0 {
+            place.remove_directory(start, path)
+        } else {
+            place.unlink(start, path)
+        }
     })
 }
 
@@ -174,8 +199,11 @@ fn utimensat(call: &mut Call<'_>) -> SysResult {
     const OMIT: u64 = 0x3fff_fffe;
     let [directory, path, times, flags, ..] = call.args;
     check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
-    let node =
-        if path == 0 { file_or_path(call, directory)?.node().clone() } else { resolve(call, directory, path, flags)? };
+    let node = if path == 0 {
+        file_or_path(call, directory)?.node().clone()
+    } else {
+        resolve(call, directory, path, flags)?
+    };
     if times == 0 {
         return set_times(call, &node, SetTime::Now, SetTime::Now);
     }
@@ -189,7 +217,8 @@ fn utimensat(call: &mut Call<'_>) -> SysResult {
 }
 
 fn do_futimesat(call: &Call<'_>, directory: u64, path: u64, times: u64) -> SysResult {
-    let node = if path == 0 { file(call, directory)?.node().clone() } else { resolve(call, directory, path, 0)? };
+    let node =
+        if path == 0 { file(call, directory)?.node().clone() } else { resolve(call, directory, path, 0)? };
     if times == 0 {
         return set_times(call, &node, SetTime::Now, SetTime::Now);
     }

@@ -12,18 +12,54 @@ use alloc::vec::Vec;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
-    full(188, "setxattr", |call| { let node = by_path(call, true)?; set(call, &node) }),
-    full(189, "lsetxattr", |call| { let node = by_path(call, false)?; set(call, &node) }),
-    full(190, "fsetxattr", |call| { let node = by_descriptor(call)?; set(call, &node) }),
-    full(191, "getxattr", |call| { let node = by_path(call, true)?; get(call, &node) }),
-    full(192, "lgetxattr", |call| { let node = by_path(call, false)?; get(call, &node) }),
-    full(193, "fgetxattr", |call| { let node = by_descriptor(call)?; get(call, &node) }),
-    full(194, "listxattr", |call| { let node = by_path(call, true)?; list(call, &node) }),
-    full(195, "llistxattr", |call| { let node = by_path(call, false)?; list(call, &node) }),
-    full(196, "flistxattr", |call| { let node = by_descriptor(call)?; list(call, &node) }),
-    full(197, "removexattr", |call| { let node = by_path(call, true)?; remove(call, &node) }),
-    full(198, "lremovexattr", |call| { let node = by_path(call, false)?; remove(call, &node) }),
-    full(199, "fremovexattr", |call| { let node = by_descriptor(call)?; remove(call, &node) }),
+    full(188, "setxattr", |call| {
+        let node = by_path(call, true)?;
+        set(call, &node)
+    }),
+    full(189, "lsetxattr", |call| {
+        let node = by_path(call, false)?;
+        set(call, &node)
+    }),
+    full(190, "fsetxattr", |call| {
+        let node = by_descriptor(call)?;
+        set(call, &node)
+    }),
+    full(191, "getxattr", |call| {
+        let node = by_path(call, true)?;
+        get(call, &node)
+    }),
+    full(192, "lgetxattr", |call| {
+        let node = by_path(call, false)?;
+        get(call, &node)
+    }),
+    full(193, "fgetxattr", |call| {
+        let node = by_descriptor(call)?;
+        get(call, &node)
+    }),
+    full(194, "listxattr", |call| {
+        let node = by_path(call, true)?;
+        list(call, &node)
+    }),
+    full(195, "llistxattr", |call| {
+        let node = by_path(call, false)?;
+        list(call, &node)
+    }),
+    full(196, "flistxattr", |call| {
+        let node = by_descriptor(call)?;
+        list(call, &node)
+    }),
+    full(197, "removexattr", |call| {
+        let node = by_path(call, true)?;
+        remove(call, &node)
+    }),
+    full(198, "lremovexattr", |call| {
+        let node = by_path(call, false)?;
+        remove(call, &node)
+    }),
+    full(199, "fremovexattr", |call| {
+        let node = by_descriptor(call)?;
+        remove(call, &node)
+    }),
 ];
 
 /// XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_LIST_MAX.
