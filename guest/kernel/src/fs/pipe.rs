@@ -230,8 +230,10 @@ pub struct PipeEnd {
     pipe: Rc<Pipe>,
     reads: bool,
     writes: bool,
-    /// A FIFO opened for reading before anybody wrote: it is not hung up until a writer has come and gone.
-    writers_before: u64,
+    /// Another end was there when this one was opened.
+    had_peer: bool,
+    /// How often the ends had been opened then.
+    opened_before: (u64, u64),
 }
 
 impl PipeEnd {
@@ -244,9 +246,19 @@ impl PipeEnd {
         pipe.opened.set((read_opens + u64::from(reads), write_opens + u64::from(writes)));
         pipe.readers.set(pipe.readers.get() + u32::from(reads));
         pipe.writers.set(pipe.writers.get() + u32::from(writes));
-        let writers_before = if pipe.writers.get() > 0 { 0 } else { write_opens };
+        let had_peer = (reads && pipe.writers.get() > 0) || (writes && pipe.readers.get() > 0);
         pipe.notifier.notify(Readiness::all());
-        Rc::new(Self { pipe: pipe.clone(), reads, writes, writers_before })
+        Rc::new(Self { pipe: pipe.clone(), reads, writes, had_peer, opened_before: (read_opens, write_opens) })
+    }
+
+    /// Whether the other end is open, or was since this one was opened (fifo(7): open(2) waits for that). An anonymous pipe's ends
+    /// are made one after the other.
+    #[must_use]
+    pub fn met_peer(&self) -> bool {
+        let (read_opens, write_opens) = self.pipe.opened.get();
+        self.had_peer
+            || (self.reads && write_opens > self.opened_before.1)
+            || (self.writes && read_opens > self.opened_before.0)
     }
 
     /// The pipe.
@@ -284,8 +296,7 @@ impl FileOps for PipeEnd {
             if !self.pipe.is_empty() {
                 ready |= Readiness::READABLE;
             }
-            let had_writer = self.pipe.opened.get().1 > self.writers_before;
-            if self.pipe.writers.get() == 0 && had_writer {
+            if self.pipe.writers.get() == 0 && self.met_peer() {
                 ready |= Readiness::HANGUP;
             }
         }

@@ -25,7 +25,7 @@ const LARGE_AREA: u64 = 2 * LARGE_PAGE_SIZE;
 /// File pages mapped around a read fault, so that one fault serves 16 pages (as Linux's fault_around_bytes).
 const FAULT_AROUND: u64 = 16;
 /// Anonymous pages given at once to a fault that follows the previous one.
-const SEQUENTIAL_CHUNK: u64 = 8;
+const SEQUENTIAL_CHUNK: u64 = 16;
 
 /// How memory is touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,7 +278,9 @@ impl Space {
             }
         }
         let sequential = page == self.last_fault_end;
-        let count = if sequential { SEQUENTIAL_CHUNK.min((area.end - page) / PAGE_SIZE) } else { 1 };
+        // Never into the next 2 MiB, which may get a large page.
+        let limit = area.end.min(large + LARGE_PAGE_SIZE);
+        let count = if sequential { SEQUENTIAL_CHUNK.min((limit - page) / PAGE_SIZE) } else { 1 };
         let mut at = page;
         for step in 0..count {
             if step > 0 && self.tables.leaf(at).is_some_and(|leaf| leaf.entry & P != 0) {

@@ -76,6 +76,23 @@ fn large_areas_get_large_pages_and_split() {
     assert_eq!(space.read(start + PAGE_SIZE, &mut bytes), Err(Errno::EFAULT));
 }
 
+/// A program that fills memory page after page, from an odd address on, still gets large pages for what is left.
+#[test]
+fn sequential_faults_leave_large_pages_to_come() {
+    let frames = frames(8192, 1);
+    let mut space = space(&frames);
+    let start = (BASE & !(LARGE_PAGE_SIZE - 1)) + LARGE_PAGE_SIZE - 5 * PAGE_SIZE;
+    map(&mut space, start, 2048);
+    for page in 0..6 {
+        let address = start + page * PAGE_SIZE;
+        if space.leaf(address).is_none_or(|leaf| leaf.entry & super::paging::P == 0) {
+            space.fault(address, Access::Write).unwrap();
+        }
+    }
+    assert!(!space.leaf(start).unwrap().large);
+    assert!(space.leaf(start + 5 * PAGE_SIZE).unwrap().large);
+}
+
 #[test]
 fn everything_is_given_back() {
     let frames = frames(4096, 1);

@@ -149,6 +149,13 @@ fn settings_reach_the_process() {
     let comm = guest.open("/proc/self/comm", flags::O_RDWR).unwrap();
     comm.write(&mut &b"other\n"[..]).unwrap();
     assert_eq!(*guest.world.process.comm.borrow(), b"other\n");
+    // Read from its start again, a text is made anew.
+    let mut bytes = [0; 9];
+    assert_eq!(comm.read_kernel(0, &mut bytes), Ok(5));
+    assert!(comm.ops().needs_refresh(0) || comm.ops().needs_refresh(0));
+    comm.ops().refresh(&comm, &guest.context()).unwrap();
+    assert_eq!(comm.read_kernel(0, &mut bytes), Ok(7));
+    assert_eq!(&bytes[..6], b"other\n");
     assert_eq!(guest.open("/proc/self/stat", flags::O_RDWR).unwrap_err(), Errno::EACCES);
     assert_eq!(guest.open("/proc/new", flags::O_CREAT,).unwrap_err(), Errno::EPERM);
     let other = guest.world.as_user(Subject { uid: 1000, gid: 1000, groups: &[] });

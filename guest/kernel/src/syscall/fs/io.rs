@@ -134,12 +134,21 @@ fn writev(call: &mut Call<'_>) -> SysResult {
     do_write(call, &file, &mut buffer, file.is_nonblocking())
 }
 
+/// Files in /proc are made again when they are read from their start.
+fn refresh(call: &Call<'_>, file: &File, offset: u64) -> Result {
+    if file.can_read() && file.ops().needs_refresh(offset) {
+        super::with_place(call, |place| file.ops().refresh(file, place))?;
+    }
+    Ok(())
+}
+
 fn checked_offset(offset: u64) -> Result<u64> {
     if offset > i64::MAX as u64 { Err(Errno::EINVAL) } else { Ok(offset) }
 }
 
-fn read_at(file: &Rc<File>, offset: u64, buffer: &mut dyn Sink) -> SysResult {
-    Ok(file.read_at(checked_offset(offset)?, buffer)? as u64)
+fn read_at(call: &Call<'_>, file: &Rc<File>, offset: u64, buffer: &mut dyn Sink) -> SysResult {
+    refresh(call, file, checked_offset(offset)?)?;
+    Ok(file.read_at(offset, buffer)? as u64)
 }
 
 fn write_at(call: &Call<'_>, file: &Rc<File>, offset: u64, mut buffer: UserBuffer) -> SysResult {
@@ -152,7 +161,7 @@ fn write_at(call: &Call<'_>, file: &Rc<File>, offset: u64, mut buffer: UserBuffe
 
 fn pread64(call: &mut Call<'_>) -> SysResult {
     let file = file(call, call.args[0])?;
-    read_at(&file, call.args[3], &mut call.buffer(call.args[1], call.args[2]))
+    read_at(call, &file, call.args[3], &mut call.buffer(call.args[1], call.args[2]))
 }
 
 fn pwrite64(call: &mut Call<'_>) -> SysResult {
@@ -162,7 +171,7 @@ fn pwrite64(call: &mut Call<'_>) -> SysResult {
 
 fn preadv(call: &mut Call<'_>) -> SysResult {
     let file = file(call, call.args[0])?;
-    read_at(&file, call.args[3], &mut call.buffers(call.args[1], call.args[2])?)
+    read_at(call, &file, call.args[3], &mut call.buffers(call.args[1], call.args[2])?)
 }
 
 fn pwritev(call: &mut Call<'_>) -> SysResult {

@@ -8,7 +8,7 @@ use crate::fs::file::flags::{
     O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_NONBLOCK, O_PATH, O_RDWR, O_TMPFILE, O_WRONLY,
 };
 use crate::fs::node::Kind;
-use crate::fs::pipe::{fifo_of, make_pipe};
+use crate::fs::pipe::{PipeEnd, make_pipe};
 use crate::fs::{Context, File, Node};
 use crate::kernel::Kernel;
 use crate::task::process::{LIMIT_NOFILE, Process};
@@ -69,7 +69,9 @@ fn do_open(call: &Call<'_>, directory: u64, path: u64, flags: u64, mode: u64) ->
         }
         if let Some(notifier) = file.ops().notifier() {
             notifier.register(call.thread.tid);
-            call.kernel.fs.opening.borrow_mut().insert(call.thread.tid, file);
+            let mut opening = call.kernel.fs.opening.borrow_mut();
+            opening.retain(|tid, _| call.kernel.thread(*tid).is_some());
+            opening.insert(call.thread.tid, file);
             return Err(Stop::Wait);
         }
     }
@@ -82,14 +84,7 @@ fn waits_for_peer(file: &Rc<File>) -> bool {
     if !is_fifo || file.flags() & (O_NONBLOCK | O_PATH) != 0 || file.flags() & O_ACCMODE == O_RDWR {
         return false;
     }
-    let Ok(pipe) = fifo_of(file.node()) else { return false };
-    let (read_opens, write_opens) = pipe.times_opened();
-    let (readers, writers) = pipe.is_open();
-    if file.flags() & O_ACCMODE == O_WRONLY {
-        !readers && read_opens == 0
-    } else {
-        !writers && write_opens == 0
-    }
+    file.ops_as::<PipeEnd>().is_some_and(|end| !end.met_peer())
 }
 
 fn open(call: &mut Call<'_>) -> SysResult {
