@@ -22,8 +22,12 @@ pub const MMAP_TOP: u64 = 0x7fff_f000_0000;
 pub const AREAS_MAX: usize = 65530;
 /// Anonymous areas at least this large get 2 MiB pages where they cover a whole one.
 const LARGE_AREA: u64 = 2 * LARGE_PAGE_SIZE;
-/// File pages mapped around a read fault, so that one fault serves 16 pages (as Linux's fault_around_bytes).
-const FAULT_AROUND: u64 = 16;
+/// File pages mapped around a read fault, so that one fault serves 256 KiB.
+const FAULT_AROUND: u64 = 64;
+/// File pages copied around a write fault of a private mapping.
+const COPY_AROUND: u64 = 8;
+/// Anonymous pages given at once to a first touch anywhere.
+const TOUCH_CHUNK: u64 = 4;
 /// Anonymous pages given at once to a fault that follows the previous one.
 const SEQUENTIAL_CHUNK: u64 = 16;
 
@@ -222,6 +226,10 @@ impl Space {
         if self.stale.get() == Stale::Nothing {
             self.stale.set(Stale::OnePage);
         }
+        if !self.frames.owns(gpa) {
+            self.copy_around(area, page);
+            return Ok(Served::CopyOnWrite);
+        }
         let sequential = page == self.last_copy_end;
         self.last_copy_end = page + PAGE_SIZE;
         if sequential {
@@ -280,7 +288,7 @@ impl Space {
         let sequential = page == self.last_fault_end;
         // Never into the next 2 MiB, which may get a large page.
         let limit = area.end.min(large + LARGE_PAGE_SIZE);
-        let count = if sequential { SEQUENTIAL_CHUNK.min((limit - page) / PAGE_SIZE) } else { 1 };
+        let count = if sequential { SEQUENTIAL_CHUNK } else { TOUCH_CHUNK }.min((limit - page) / PAGE_SIZE);
         let mut at = page;
         for step in 0..count {
             if step > 0 && self.tables.leaf(at).is_some_and(|leaf| leaf.entry & P != 0) {
@@ -325,10 +333,36 @@ impl Space {
         if replaced && self.stale.get() == Stale::Nothing {
             self.stale.set(Stale::OnePage);
         }
-        if access != Access::Write && !area.shared {
-            self.map_around(area, page);
+        if !area.shared {
+            if access == Access::Write { self.copy_around(area, page) } else { self.map_around(area, page) }
         }
         Ok(if access == Access::Write && !area.shared { Served::CopyOnWrite } else { Served::Demand })
+    }
+
+    /// Copy the pages of a written private mapping around a write fault too: a program that writes one page of its data writes most of them, and a fault
+    /// costs many copies. Pages that are private already stay as they are.
+    fn copy_around(&mut self, area: &Area, page: u64) {
+        let Backing::Object { pager, first_page } = &area.backing else { return };
+        let window = COPY_AROUND * PAGE_SIZE;
+        let start = (page & !(window - 1)).max(area.start);
+        let end = (page & !(window - 1)).saturating_add(window).min(area.end);
+        let rights = Self::rights(area.protection, true) | A;
+        for at in (start..end).step_by(PAGE_SIZE as usize) {
+            let entry = self.tables.leaf(at).map_or(0, |leaf| leaf.entry);
+            let mapped = entry & P != 0;
+            if mapped && self.frames.owns(entry & ADDRESS) {
+                continue;
+            }
+            let index = first_page + (at - area.start) / PAGE_SIZE;
+            let Ok(MappedPage::Image(from)) = pager.page(index, false) else { continue };
+            let Ok(copy) = self.copy_of(from) else { return };
+            if self.tables.map(at, copy, rights).is_err() {
+                return;
+            }
+            if mapped {
+                self.stale.set(Stale::More);
+            }
+        }
     }
 
     fn copy_of(&self, from: Gpa) -> core::result::Result<Gpa, Fault> {
