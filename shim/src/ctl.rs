@@ -46,18 +46,17 @@ pub enum Command {
 /// `seussctl run`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The program sees the root file system read-only below a file system in memory: it may write everywhere, and what it wrote \
-        is gone when it ends. Standard input, output and error are this process'; if input and output are a terminal, so are the program's. \
-        SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH are passed on (the third SIGINT or SIGTERM within two seconds \
-        ends the guest).\n\n\
+    after_help = "The program may write everywhere; what it wrote is gone when it ends. Standard input, output and error are those\n\
+        of this process; if input and output are a terminal, so are the program's. SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1,\n\
+        SIGUSR2 and SIGWINCH are passed on; the third SIGINT or SIGTERM within two seconds ends the guest by force.\n\n\
         EXIT STATUS\n  \
         the program's own, or 128 plus the signal that ended it; otherwise\n  \
         125  SEUSS itself failed: no KVM, unusable root file system, too little memory, the guest broke\n  \
         126  the program was found but cannot be executed\n  \
         127  the program, or the interpreter that it needs, was not found\n\n\
         ENVIRONMENT\n  \
-        SEUSS_LOG    what to log to standard error, for example `info` or `seuss_vmm=debug` (default: warn)\n  \
-        SEUSS_CACHE  directory in which converted image layers are kept (default: seuss/layers in $XDG_CACHE_HOME or ~/.cache)"
+        SEUSS_LOG     what to log to standard error, for example `info` or `seuss_vmm=debug` (default: warn)\n  \
+        SEUSS_LAYERS  directory in which converted image layers are kept (default: seuss/layers in $XDG_CACHE_HOME or ~/.cache)"
 )]
 pub struct RunArgs {
     /// Root file system: a directory, an OCI image layout (directory or tar archive, also `docker save`'s), or an EROFS image
@@ -93,7 +92,7 @@ pub struct RunArgs {
     pub read_only: bool,
 
     /// Keep converted image layers here instead of the default
-    #[arg(long, value_name = "DIR", env = "SEUSS_CACHE", conflicts_with = "no_cache")]
+    #[arg(long, value_name = "DIR", env = "SEUSS_LAYERS", conflicts_with = "no_cache")]
     pub cache: Option<PathBuf>,
 
     /// Convert image layers in memory, keep nothing

@@ -49,6 +49,8 @@ pub const ENTRY_BOOT: u64 = KERNEL_BASE;
 pub const ENTRY_SYSCALL: u64 = KERNEL_BASE + 0x80;
 /// Where the VMM redirects an interrupted application; see [`crate::comm::Control`].
 pub const ENTRY_UPCALL: u64 = KERNEL_BASE + 0x100;
+/// Where patched system-call sites jump to: as [`ENTRY_SYSCALL`], but at CPL 3 and with the flags still in RFLAGS.
+pub const ENTRY_FAST: u64 = KERNEL_BASE + 0x180;
 /// Page of the kernel image that holds the IDT (256 gates of 16 bytes).
 pub const IDT_GVA: u64 = KERNEL_BASE + 0x1000;
 /// Page of the kernel image that holds the GDT at its start.

@@ -68,9 +68,9 @@ pub(crate) extern "C" fn boot() -> *mut Context {
     KERNEL.0.get_or_init(|| kernel).on_boot()
 }
 
-/// A system call.
-pub(crate) extern "C" fn on_syscall() -> *mut Context {
-    kernel().on_syscall()
+/// A system call: 1 by the instruction, 0 by a patched site.
+pub(crate) extern "C" fn on_syscall(trapped: u64) -> *mut Context {
+    kernel().on_syscall(trapped != 0)
 }
 
 /// A trap of the application.

@@ -45,6 +45,7 @@ global_asm!(
     "    mov [rip + saved_rsp], rsp",
     "    mov [rip + saved_rax], rax",
     "    lea rsp, [rip + kernel_stack_top]",
+    "    mov qword ptr [rip + trap_vector], 1",
     "    mov eax, cs",
     "    test al, 3",
     "    jnz syscall_save",
@@ -66,6 +67,16 @@ global_asm!(
     "    lea rsp, [rip + kernel_stack_top]",
     "    lea rcx, [rip + {upcall}]",
     "    jmp save_rest",
+
+    ".org 0x180",
+    "entry_fast:",
+    "    mov [rip + saved_rsp], rsp",
+    "    mov [rip + saved_rax], rax",
+    "    lea rsp, [rip + kernel_stack_top]",
+    "    pushfq",
+    "    pop r11",
+    "    mov qword ptr [rip + trap_vector], 0",
+    "    jmp syscall_save",
 
     // --- The descriptor tables' pages ---
     ".section .tables, \"aw\", @progbits",

@@ -248,7 +248,13 @@ impl PipeEnd {
         pipe.writers.set(pipe.writers.get() + u32::from(writes));
         let had_peer = (reads && pipe.writers.get() > 0) || (writes && pipe.readers.get() > 0);
         pipe.notifier.notify(Readiness::all());
-        Rc::new(Self { pipe: pipe.clone(), reads, writes, had_peer, opened_before: (read_opens, write_opens) })
+        Rc::new(Self {
+            pipe: pipe.clone(),
+            reads,
+            writes,
+            had_peer,
+            opened_before: (read_opens, write_opens),
+        })
     }
 
     /// Whether the other end is open, or was since this one was opened (fifo(7): open(2) waits for that). An anonymous pipe's ends

@@ -36,13 +36,16 @@ pub struct Trap {
 pub const PAGE_FAULT: u64 = 14;
 
 impl Kernel {
-    /// A system call of the current thread. Returns the context to resume.
-    pub fn on_syscall(&self) -> *mut Context {
+    /// A system call of the current thread, by the `syscall` instruction (`trapped`) or by a patched site. Returns the context to resume.
+    pub fn on_syscall(&self, trapped: bool) -> *mut Context {
         self.count(|counters| counters.syscalls += 1);
         if let Some(thread) = self.current() {
             let number = thread.registers().rax;
             thread.with_context(|context| context.exact = 0);
             *thread.progress.borrow_mut() = Progress::default();
+            if trapped {
+                self.consider_site(&thread, number);
+            }
             self.execute(&thread, number);
         }
         self.leave(false)

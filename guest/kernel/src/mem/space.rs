@@ -9,6 +9,7 @@ use super::frames::{Frames, Gpa};
 use super::pager::MappedPage;
 use super::paging::{A, ADDRESS, D, NX, P, PageTables, U, W};
 use crate::errno::{Errno, Result};
+use crate::kernel::patch::Sites;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -88,6 +89,8 @@ pub struct Space {
     last_fault_end: u64,
     /// Likewise for private copies.
     last_copy_end: u64,
+    /// What is known of the system-call sites.
+    pub sites: Sites,
     /// Start of the heap.
     pub brk_start: u64,
     /// End of the heap.
@@ -108,6 +111,7 @@ impl Space {
             stale: Cell::new(Stale::Nothing),
             last_fault_end: 0,
             last_copy_end: 0,
+            sites: Sites::default(),
             brk_start: 0,
             brk: 0,
         })
@@ -471,6 +475,32 @@ impl Space {
         if self.write_some(address, bytes) == bytes.len() { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
+    /// Change code of the application, whatever the area's protection is: in a page of this space alone, which is made if need be. Within one page.
+    ///
+    /// # Errors
+    /// EFAULT; ENOMEM.
+    pub fn write_code(&mut self, address: u64, bytes: &[u8]) -> Result {
+        let page = address & !(PAGE_SIZE - 1);
+        if address + bytes.len() as u64 > page + PAGE_SIZE {
+            return Err(Errno::EFAULT);
+        }
+        let protection = self.area_at(address).ok_or(Errno::EFAULT)?.protection;
+        let from = self.translate(page, Access::Read).map_err(|_| Errno::EFAULT)?;
+        self.tables.split(page).map_err(|_| Errno::ENOMEM)?;
+        let mut gpa = from;
+        if !self.frames.owns(from) || self.frames.reference_count(from) > 1 {
+            gpa = self.copy_of(from).map_err(|_| Errno::ENOMEM)?;
+            let rights = Self::rights(protection, false) | A;
+            self.tables.map(page, gpa, rights).map_err(|_| Errno::ENOMEM)?;
+            self.stale.set(Stale::More);
+        }
+        if let Some(leaf) = self.tables.leaf(page) {
+            self.frames.store(leaf.slot, leaf.entry | D);
+        }
+        self.frames.write(gpa + address % PAGE_SIZE, bytes);
+        Ok(())
+    }
+
     /// Copy a string without its terminating zero.
     ///
     /// # Errors
@@ -513,6 +543,7 @@ impl Space {
                 .map_err(|_| Errno::ENOMEM)?;
         }
         self.stale.set(Stale::More);
+        child.sites.clone_from(&self.sites);
         (child.brk_start, child.brk) = (self.brk_start, self.brk);
         Ok(child)
     }
