@@ -63,12 +63,9 @@ pub enum SpecError {
         /// Its path.
         path: String,
     },
-    /// A shared process namespace.
-    #[error("{what} is not supported: the processes of a guest are not the host's")]
-    PidNamespace {
-        /// Which kind of sharing.
-        what: &'static str,
-    },
+    /// The host's process namespace.
+    #[error("the host's process namespace (hostPID) is not supported: a guest cannot see or signal the host's processes")]
+    HostPid,
     /// A kernel parameter.
     #[error("sysctl {key} is not supported: only net.* is (it applies to the pod's network namespace)")]
     Sysctl {
@@ -241,9 +238,11 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), SpecError> {
     }
     net_sysctls(spec)?;
     match spec.linux.namespaces.iter().find(|namespace| namespace.kind == "pid") {
-        None => Err(SpecError::PidNamespace { what: "the host's process namespace (hostPID)" }),
+        None => Err(SpecError::HostPid),
         Some(namespace) if !namespace.path.is_empty() => {
-            Err(SpecError::PidNamespace { what: "a process namespace shared with other containers (shareProcessNamespace)" })
+            // CRI's default where the caller says nothing (crictl), so it cannot be refused; the kubelet asks for it with shareProcessNamespace.
+            tracing::info!("the pod's containers share a process namespace by its configuration; guests see only their own processes");
+            Ok(())
         }
         Some(_) => Ok(()),
     }

@@ -162,16 +162,17 @@ fn what_cannot_be_met_is_named() {
     assert!(error.contains("kernel.shm_rmid_forced"), "{error}");
     let error = refused(&|spec| spec.linux.namespaces.retain(|namespace| namespace.kind != "pid"));
     assert!(error.contains("hostPID"), "{error}");
-    let error = refused(&|spec| {
-        for namespace in &mut spec.linux.namespaces {
-            namespace.path = "/proc/1/ns/pid".into();
-        }
-    });
-    assert!(error.contains("shareProcessNamespace"), "{error}");
     let error = refused(&|spec| spec.process = None);
     assert!(error.contains("no process"), "{error}");
     let empty: Spec = serde_json::from_str(r#"{"hooks": null, "linux": null, "mounts": null}"#).unwrap();
     assert!(matches!(translate(&empty, ""), Err(SpecError::NoProcess)));
+}
+
+#[test]
+fn the_pods_process_namespace_is_taken_for_the_containers_own() {
+    let mut spec = parse(CTR_RUN);
+    spec.linux.namespaces.iter_mut().for_each(|namespace| namespace.path = "/proc/1/ns/pid".into());
+    assert!(translate(&spec, "").is_ok());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::access::Access;
 use super::data::Data;
 use super::directory::{Directory, NAME_MAX};
+use super::inotify::event;
 use super::node::{Flags, Kind, LINK_MAX, Node, S_IFDIR, S_IFMT, S_IFREG, Seed, Times};
 use super::walk::Context;
 use crate::errno::{Errno, Result};
@@ -88,6 +89,12 @@ impl Context<'_> {
         directory.touch_modify();
     }
 
+    /// As [`Self::hang`]; watchers learn of a new name.
+    fn hang_new(directory: &Rc<Node>, name: &[u8], node: &Rc<Node>) {
+        Self::hang(directory, name, node);
+        directory.tell_of_child(event::CREATE, name, node, 0);
+    }
+
     /// Make a node.
     ///
     /// # Errors
@@ -99,7 +106,7 @@ impl Context<'_> {
             return Err(Errno::EMLINK);
         }
         let node = self.unnamed(directory, mode, kind);
-        Self::hang(directory, name, &node);
+        Self::hang_new(directory, name, &node);
         Ok(node)
     }
 
@@ -180,7 +187,7 @@ impl Context<'_> {
         if !Rc::ptr_eq(node.fs(), parent.directory.fs()) {
             return Err(Errno::EXDEV);
         }
-        if node.nlink() == 0 && !revive {
+        if node.nlink() == 0 && !(revive && node.flags().contains(Flags::LINKABLE)) {
             return Err(Errno::ENOENT);
         }
         if node.nlink() >= LINK_MAX {
@@ -189,7 +196,8 @@ impl Context<'_> {
         self.check_growth(&parent.directory, name)?;
         node.set_nlink(node.nlink() + 1);
         node.touch_change();
-        Self::hang(&parent.directory, name, node);
+        node.tell_itself(event::ATTRIB);
+        Self::hang_new(&parent.directory, name, node);
         Ok(())
     }
 
@@ -205,8 +213,13 @@ impl Context<'_> {
         }
         node.touch_change();
         directory.touch_modify();
+        if !node.is_directory() {
+            node.tell_itself(event::ATTRIB);
+        }
         if node.nlink() == 0 {
             node.fs().forget_links(node);
+            node.tell_itself(event::DELETE_SELF);
+            node.watches().end();
         }
     }
 
@@ -235,6 +248,7 @@ impl Context<'_> {
         }
         self.check_removable(&parent.directory, &node)?;
         Self::unhang(&parent.directory, name, &node);
+        parent.directory.tell_of_child(event::DELETE, name, &node, 0);
         Ok(())
     }
 
@@ -259,6 +273,7 @@ impl Context<'_> {
             return Err(Errno::ENOTEMPTY);
         }
         Self::unhang(&parent.directory, name, &node);
+        parent.directory.tell_of_child(event::DELETE, name, &node, 0);
         Ok(())
     }
 
@@ -327,6 +342,7 @@ impl Context<'_> {
             // Its `..` changes.
             self.subject.check(&node, Access::WRITE)?;
         }
+        let moved_back = replaced.clone().filter(|_| flags.exchange);
         match replaced {
             Some(other) if flags.exchange => {
                 Self::detach(&old.directory, old_name, &node);
@@ -342,7 +358,18 @@ impl Context<'_> {
         }
         Self::hang(&new.directory, new_name, &node);
         node.touch_change();
+        Self::tell_of_move((&old.directory, old_name), (&new.directory, new_name), &node);
+        if let Some(other) = moved_back {
+            Self::tell_of_move((&new.directory, new_name), (&old.directory, old_name), &other);
+        }
         Ok(())
+    }
+
+    fn tell_of_move(from: (&Rc<Node>, &[u8]), to: (&Rc<Node>, &[u8]), node: &Rc<Node>) {
+        let cookie = node.fs().env.next_id() as u32;
+        from.0.tell_of_child(event::MOVED_FROM, from.1, node, cookie);
+        to.0.tell_of_child(event::MOVED_TO, to.1, node, cookie);
+        node.tell_itself(event::MOVE_SELF);
     }
 
     fn detach(directory: &Rc<Node>, name: &[u8], node: &Rc<Node>) {
@@ -374,6 +401,7 @@ impl Context<'_> {
         let foreign = !self.subject.is_root() && !self.subject.in_group(node.gid());
         node.set_mode(if foreign { mode & !SET_GID } else { mode });
         node.touch_change();
+        node.tell(event::ATTRIB);
         Ok(())
     }
 
@@ -397,6 +425,7 @@ impl Context<'_> {
             node.set_mode(node.mode() & !dropped);
         }
         node.touch_change();
+        node.tell(event::ATTRIB);
         Ok(())
     }
 
@@ -425,6 +454,7 @@ impl Context<'_> {
         let times = Times { access: pick(access, old.access), modify: pick(modify, old.modify), ..old };
         node.set_times(times);
         node.touch_change();
+        node.tell(event::ATTRIB);
         Ok(())
     }
 
@@ -434,7 +464,11 @@ impl Context<'_> {
     /// EISDIR, EINVAL, EFBIG, ENOSPC, EROFS, EIO.
     pub fn truncate(&self, node: &Rc<Node>, size: u64) -> Result {
         node.check_writable()?;
-        node.resize(size)
+        node.resize(size)?;
+        if !self.subject.is_root() {
+            node.drop_set_ids();
+        }
+        Ok(())
     }
 }
 
@@ -445,12 +479,12 @@ impl Node {
     /// EISDIR, EINVAL, EFBIG, ENOSPC, EIO.
     pub fn resize(&self, size: u64) -> Result {
         self.data()?.truncate(&self.fs().env.frames, size)?;
-        self.drop_set_ids();
         self.touch_modify();
+        self.tell(event::MODIFY);
         Ok(())
     }
 
-    /// Writing takes the set-id bits away.
+    /// Writing takes the set-id bits away, unless root writes.
     pub(crate) fn drop_set_ids(&self) {
         let mode = self.mode();
         if mode & SET_IDS != 0 {

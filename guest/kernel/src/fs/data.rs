@@ -1,12 +1,14 @@
 //! A regular file's bytes: frames where something was written, the image's extent below, zeros elsewhere.
 
+use super::node::Node;
 use crate::erofs::{Image, Inode};
 use crate::errno::{Errno, Result};
 use crate::mem::frames::{Frame, Frames};
-use crate::mem::pager::MappedPage;
+use crate::mem::pager::{MappedPage, Pager};
 use crate::mem::user::{Sink, Source};
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use seuss_abi::layout::PAGE_SIZE;
 
@@ -29,6 +31,8 @@ pub struct Data {
     counts: Cell<(u64, u64)>,
     /// F_SEAL_* (memfd_create(2)); `F_SEAL_SEAL` where sealing is not allowed.
     seals: Cell<u32>,
+    /// Shared mappings that may be written, counted where sealing is allowed.
+    writable_mappings: Cell<u32>,
 }
 
 /// No further seals.
@@ -60,6 +64,7 @@ impl Data {
             pages: RefCell::default(),
             counts: Cell::default(),
             seals: Cell::new(SEAL_SEAL),
+            writable_mappings: Cell::new(0),
         }
     }
 
@@ -81,6 +86,7 @@ impl Data {
             pages: RefCell::default(),
             counts: Cell::default(),
             seals: Cell::new(SEAL_SEAL),
+            writable_mappings: Cell::new(0),
         }
     }
 
@@ -105,13 +111,25 @@ impl Data {
     /// Add seals (F_ADD_SEALS).
     ///
     /// # Errors
-    /// EPERM if no more can be added.
+    /// EPERM if no more can be added, EINVAL for unknown ones, EBUSY if a mapping may be written that is to be sealed.
     pub fn add_seals(&self, seals: u32) -> Result {
+        if seals & !(SEAL_FUTURE_WRITE * 2 - 1) != 0 {
+            return Err(Errno::EINVAL);
+        }
         if self.seals.get() & SEAL_SEAL != 0 {
             return Err(Errno::EPERM);
         }
+        if seals & SEAL_WRITE & !self.seals.get() != 0 && self.writable_mappings.get() > 0 {
+            return Err(Errno::EBUSY);
+        }
         self.seals.set(self.seals.get() | seals);
         Ok(())
+    }
+
+    /// Whether it was made to be sealed.
+    #[must_use]
+    pub fn is_sealable(&self) -> bool {
+        self.seals.get() != SEAL_SEAL
     }
 
     /// Whether seals allow writing up to `end`.
@@ -421,5 +439,48 @@ impl Data {
             Err(Errno::ENOSPC) => Err(Errno::ENOMEM),
             Err(errno) => Err(errno),
         }
+    }
+}
+
+/// A shared mapping of a file that can be sealed: it counts as long as it lives.
+pub struct WritableMapping(Rc<Node>);
+
+impl WritableMapping {
+    /// Map `node`, a regular file.
+    #[must_use]
+    pub fn new(node: &Rc<Node>) -> Rc<dyn Pager> {
+        let mapping = Self(node.clone());
+        mapping.count(1);
+        Rc::new(mapping)
+    }
+
+    fn count(&self, change: i32) {
+        if let Ok(data) = self.0.data() {
+            data.writable_mappings.set(data.writable_mappings.get().saturating_add_signed(change));
+        }
+    }
+}
+
+impl Drop for WritableMapping {
+    fn drop(&mut self) {
+        self.count(-1);
+    }
+}
+
+impl Pager for WritableMapping {
+    fn page(&self, index: u64, write: bool) -> Result<MappedPage> {
+        Pager::page(&*self.0, index, write)
+    }
+
+    fn name(&self) -> Vec<u8> {
+        Pager::name(&*self.0)
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        Pager::identity(&*self.0)
+    }
+
+    fn len_bytes(&self) -> u64 {
+        Pager::len_bytes(&*self.0)
     }
 }

@@ -29,6 +29,8 @@ pub struct Env {
     /// Terminals in use.
     pub terminals: Terminals,
     pub(crate) scratch: Scratch,
+    /// Watches of all inotify instances.
+    pub(crate) watch_count: Cell<u32>,
     next_device: Cell<u64>,
     next_anonymous: Cell<u64>,
 }
@@ -45,6 +47,7 @@ impl Env {
             handles: Handles::default(),
             terminals: Terminals::default(),
             scratch: Scratch::default(),
+            watch_count: Cell::new(0),
             next_device: Cell::new(0x1a),
             next_anonymous: Cell::new(1),
         })

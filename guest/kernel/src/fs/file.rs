@@ -1,6 +1,7 @@
 //! Open file descriptions (open(2), "Open file descriptions"), and what an open file does.
 
 use super::directory::DirEntry;
+use super::inotify::event;
 use super::node::Node;
 use super::notify::Notifier;
 use super::walk::Context;
@@ -222,6 +223,8 @@ pub struct File {
     owner: Cell<i32>,
     /// F_SETSIG.
     signal: Cell<u32>,
+    /// It was opened by the superuser: writing does not take the set-id bits away (CAP_FSETID).
+    privileged: Cell<bool>,
 }
 
 impl File {
@@ -238,6 +241,7 @@ impl File {
             offset: Cell::new(0),
             owner: Cell::new(0),
             signal: Cell::new(0),
+            privileged: Cell::new(false),
         })
     }
 
@@ -323,6 +327,16 @@ impl File {
     #[must_use]
     pub fn signal(&self) -> &Cell<u32> {
         &self.signal
+    }
+
+    /// Whether it was opened with the superuser's rights.
+    #[must_use]
+    pub fn is_privileged(&self) -> bool {
+        self.privileged.get()
+    }
+
+    pub(crate) fn set_privileged(&self, privileged: bool) {
+        self.privileged.set(privileged);
     }
 
     /// A number for this description that no other has while it lives.
@@ -427,13 +441,18 @@ impl File {
         if !self.can_read() || (shared && writable && !self.can_write()) {
             return Err(Errno::EACCES);
         }
-        if let Ok(data) = self.node.data()
-            && shared
-            && writable
-        {
-            data.check_seals(0)?;
+        let pager = self.ops.pager(self)?;
+        match self.node.data() {
+            Ok(data) if shared && self.can_write() && data.is_sealable() => {
+                let sealed = data.check_seals(0).is_err();
+                if sealed && writable {
+                    return Err(Errno::EPERM);
+                }
+                let pager = if sealed { pager } else { super::data::WritableMapping::new(&self.node) };
+                Ok(Mapping { pager, writable: !sealed })
+            }
+            _ => Ok(Mapping { pager, writable: self.can_write() }),
         }
-        Ok(Mapping { pager: self.ops.pager(self)?, writable: self.can_write() })
     }
 
     /// Read `bytes` at `offset`, for the library OS itself; returns how many there were.
@@ -451,6 +470,9 @@ impl Drop for File {
     fn drop(&mut self) {
         if self.flags.get() & O_ACCMODE != O_RDONLY && !self.is_path() {
             self.node.count_writer(-1);
+            self.node.tell(event::CLOSE_WRITE);
+        } else if !self.is_path() {
+            self.node.tell(event::CLOSE_NOWRITE);
         }
         if let Some(locks) = self.node.existing_locks() {
             locks.release_description(self.id());

@@ -4,6 +4,7 @@ use super::data::Data;
 use super::directory::Directory;
 use super::env::FileSystem;
 use super::file::FileOps;
+use super::inotify::Watches;
 use super::pipe::Pipe;
 use super::walk::Context;
 use crate::errno::{Errno, Result};
@@ -49,6 +50,8 @@ bitflags::bitflags! {
         const MOUNTED = 8;
         /// `nlink` is right (a directory merged from several layers counts lazily).
         const COUNTED = 16;
+        /// It never had a name and may get one (O_TMPFILE without O_EXCL).
+        const LINKABLE = 32;
     }
 }
 
@@ -166,6 +169,7 @@ pub struct Node {
     /// `None` until they are changed; see [`Node::xattrs`].
     xattrs: RefCell<Option<Box<Xattrs>>>,
     locks: RefCell<Option<Rc<super::locks::Locks>>>,
+    watches: Watches,
     /// Descriptions open for writing.
     writers: Cell<u32>,
     kind: Kind,
@@ -204,6 +208,7 @@ impl Node {
             location: RefCell::new(Location { parent: Weak::new(), name: Rc::default() }),
             xattrs: RefCell::default(),
             locks: RefCell::default(),
+            watches: Watches::default(),
             writers: Cell::new(0),
             kind,
         })
@@ -417,6 +422,11 @@ impl Node {
         self.locks.borrow().clone()
     }
 
+    /// Who watches it (inotify(7)).
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
     /// Size as stat(2) shows it.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -538,10 +548,25 @@ impl Node {
         if path.is_empty() {
             path.push(b'/');
         }
-        if self.nlink.get() == 0 {
+        if self.lost_its_name() {
             path.extend_from_slice(b" (deleted)");
         }
         Ok(path)
+    }
+
+    /// Whether the name that it was last known by is gone, or leads to another node.
+    fn lost_its_name(self: &Rc<Self>) -> bool {
+        if self.nlink.get() == 0 {
+            return true;
+        }
+        let Location { parent, name } = self.location();
+        let parent = parent.upgrade();
+        match parent.as_ref().map(|parent| &parent.kind) {
+            Some(Kind::Directory(directory)) if !directory.is_provided() => {
+                directory.cached(&name).is_none_or(|node| !Rc::ptr_eq(&node, self))
+            }
+            _ => false,
+        }
     }
 
     fn label(&self, name: &[u8]) -> Vec<u8> {

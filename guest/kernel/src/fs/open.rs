@@ -4,9 +4,10 @@ use super::access::Access;
 use super::data::Data;
 use super::directory::DirEntry;
 use super::file::{Allocation, File, FileOps, Whence, flags};
-use super::node::{Kind, Node, S_IFDIR, S_IFREG};
+use super::inotify::event;
+use super::node::{Flags, Kind, Node, S_IFDIR, S_IFREG};
 use super::pipe::{PipeEnd, fifo_of};
-use super::walk::Context;
+use super::walk::{Context, Restrictions};
 use crate::errno::{Errno, Result};
 use crate::mem::pager::Pager;
 use crate::mem::user::{Sink, Source};
@@ -28,20 +29,38 @@ impl Context<'_> {
     /// # Errors
     /// Those of open(2), but ENFILE and EMFILE.
     pub fn open(&self, start: &Rc<Node>, path: &[u8], flags: u32, mode: u32) -> Result<Rc<File>> {
+        self.open_within(start, path, flags, mode, &mut Restrictions::default())
+    }
+
+    /// As [`Self::open`], within `limits` (openat2(2)).
+    ///
+    /// # Errors
+    /// As [`Self::open`], and EXDEV.
+    pub fn open_within(
+        &self,
+        start: &Rc<Node>,
+        path: &[u8],
+        flags: u32,
+        mode: u32,
+        limits: &mut Restrictions,
+    ) -> Result<Rc<File>> {
         let flags = if flags & O_PATH != 0 { flags & PATH_FLAGS } else { flags };
         if flags & O_TMPFILE != 0 {
-            return self.open_unnamed(start, path, flags, mode);
+            return self.open_unnamed(start, path, flags, mode, limits);
         }
         let follow = flags & O_NOFOLLOW == 0;
         if flags & O_CREAT == 0 {
-            let node = self.walk(start, path, follow)?;
+            let node = self.walk_within(start, path, follow, limits)?;
+            if node.nlink() > 1 && !node.is_directory() {
+                self.remember_name(start, path, follow, &node);
+            }
             return self.open_node(&node, flags);
         }
         if flags & O_DIRECTORY != 0 {
             return Err(Errno::EINVAL);
         }
         let exclusive = flags & O_EXCL != 0;
-        let place = self.walk_for_creation(start, path, follow && !exclusive)?;
+        let place = self.walk_for_creation(start, path, follow && !exclusive, limits)?;
         match place.node {
             Some(_) if exclusive => Err(Errno::EEXIST),
             Some(node) => self.open_node(&node, flags),
@@ -49,16 +68,40 @@ impl Context<'_> {
                 let mode = S_IFREG | mode & 0o7777;
                 let node = self.make(&place.directory, &place.name, mode, Kind::Regular(Data::empty()))?;
                 // The maker may use it as asked, whatever its mode says.
-                Ok(File::new(node.clone(), node, flags))
+                Ok(self.opened(node.clone(), node, flags))
             }
         }
     }
 
-    fn open_unnamed(&self, start: &Rc<Node>, path: &[u8], flags: u32, mode: u32) -> Result<Rc<File>> {
+    /// Of a node's several names, the one that it was opened by is what /proc shows.
+    fn remember_name(&self, start: &Rc<Node>, path: &[u8], follow: bool, node: &Rc<Node>) {
+        if let Ok(place) = self.walk_for_creation(start, path, follow, &mut Restrictions::default())
+            && place.node.is_some_and(|found| Rc::ptr_eq(&found, node))
+        {
+            node.set_location(&place.directory, place.name.into());
+        }
+    }
+
+    /// A description of a node that was opened; watchers learn of it.
+    fn opened(&self, node: Rc<Node>, ops: Rc<dyn FileOps>, flags: u32) -> Rc<File> {
+        node.tell(event::OPEN);
+        let file = File::new(node, ops, flags);
+        file.set_privileged(self.subject.is_root());
+        file
+    }
+
+    fn open_unnamed(
+        &self,
+        start: &Rc<Node>,
+        path: &[u8],
+        flags: u32,
+        mode: u32,
+        limits: &mut Restrictions,
+    ) -> Result<Rc<File>> {
         if flags & O_DIRECTORY == 0 || flags & O_ACCMODE == O_RDONLY {
             return Err(Errno::EINVAL);
         }
-        let directory = self.walk(start, path, true)?;
+        let directory = self.walk_within(start, path, true, limits)?;
         if !directory.is_directory() {
             return Err(Errno::ENOTDIR);
         }
@@ -71,7 +114,10 @@ impl Context<'_> {
         let node = self.unnamed(&directory, S_IFREG | mode & 0o7777, Kind::Regular(Data::empty()));
         node.set_nlink(0);
         node.set_location(&directory, alloc::format!("#{}", node.ino()).into_bytes().into());
-        Ok(File::new(node.clone(), node, flags & !(O_TMPFILE | O_DIRECTORY)))
+        if flags & O_EXCL == 0 {
+            node.add_flags(Flags::LINKABLE);
+        }
+        Ok(self.opened(node.clone(), node, flags & !(O_TMPFILE | O_DIRECTORY)))
     }
 
     /// Open a node that exists.
@@ -110,7 +156,7 @@ impl Context<'_> {
                     node.check_writable()?;
                 }
                 if flags & O_TRUNC != 0 {
-                    node.resize(0)?;
+                    self.truncate(node, 0)?;
                 }
                 node.clone()
             }
@@ -127,7 +173,7 @@ impl Context<'_> {
             Kind::Symlink(_) => return Err(Errno::ELOOP),
             Kind::Socket(_) | Kind::Anonymous => return Err(Errno::ENXIO),
         };
-        Ok(File::new(node.clone(), ops, flags))
+        Ok(self.opened(node.clone(), ops, flags))
     }
 }
 
@@ -139,18 +185,25 @@ impl FileOps for PathOnly {}
 /// Regular files: the node itself is the behaviour.
 impl FileOps for Node {
     fn read(&self, _file: &File, offset: u64, sink: &mut dyn Sink) -> Result<usize> {
-        self.data()?.read(&self.fs().env.frames, offset, sink)
+        let count = self.data()?.read(&self.fs().env.frames, offset, sink)?;
+        if count > 0 {
+            self.tell(event::ACCESS);
+        }
+        Ok(count)
     }
 
-    fn write(&self, _file: &File, offset: u64, source: &mut dyn Source) -> Result<usize> {
+    fn write(&self, file: &File, offset: u64, source: &mut dyn Source) -> Result<usize> {
         if source.remaining() == 0 {
             return Ok(0);
         }
         let data = self.data()?;
         data.check_seals(offset.saturating_add(source.remaining() as u64))?;
         let count = data.write(&self.fs().env.frames, offset, source)?;
-        self.drop_set_ids();
+        if !file.is_privileged() {
+            self.drop_set_ids();
+        }
         self.touch_modify();
+        self.tell(event::MODIFY);
         Ok(count)
     }
 
@@ -180,9 +233,13 @@ impl FileOps for Node {
         Ok(self.size().saturating_sub(file.offset()))
     }
 
-    fn truncate(&self, _file: &File, size: u64) -> Result {
+    fn truncate(&self, file: &File, size: u64) -> Result {
         self.data()?.check_seals_resize(size)?;
-        self.resize(size)
+        self.resize(size)?;
+        if !file.is_privileged() {
+            self.drop_set_ids();
+        }
+        Ok(())
     }
 
     fn allocate(&self, _file: &File, offset: u64, len: u64, how: Allocation) -> Result {
@@ -203,6 +260,7 @@ impl FileOps for Node {
             data.truncate(frames, end)?;
         }
         self.touch_modify();
+        self.tell(event::MODIFY);
         Ok(())
     }
 

@@ -185,12 +185,11 @@ impl Pipe {
                 break Ok(done);
             }
             match source.take(&mut chunk[..want]) {
+                // As on Linux, a piece that could not be read whole is not written at all.
+                Ok(got) if got < want => break if done == 0 { Err(Errno::EFAULT) } else { Ok(done) },
                 Ok(got) => {
                     self.buffer.borrow_mut().extend(&chunk[..got]);
                     done += got;
-                    if got < want {
-                        break Ok(done);
-                    }
                 }
                 Err(errno) => break if done == 0 { Err(errno) } else { Ok(done) },
             }

@@ -26,6 +26,41 @@ pub struct Context<'a> {
     pub processes: &'a dyn ProcessInfo,
 }
 
+/// What a resolution must not do (openat2(2), "resolve"), and how many links it has followed.
+#[derive(Clone, Debug, Default)]
+pub struct Restrictions {
+    /// RESOLVE_NO_SYMLINKS.
+    pub no_links: bool,
+    /// RESOLVE_NO_MAGICLINKS: the links of /proc/PID.
+    pub no_magic_links: bool,
+    /// RESOLVE_NO_XDEV.
+    pub no_crossing: bool,
+    /// RESOLVE_BENEATH: the directory that must not be left.
+    pub beneath: Option<Rc<Node>>,
+    links: u32,
+}
+
+impl Restrictions {
+    /// Follow a link.
+    fn follow(&mut self) -> Result {
+        self.links += 1;
+        if self.no_links || self.links > LINKS_MAX { Err(Errno::ELOOP) } else { Ok(()) }
+    }
+
+    /// Follow a link that leads straight to a node.
+    fn jump(&self) -> Result {
+        if self.no_magic_links {
+            return Err(Errno::ELOOP);
+        }
+        if self.beneath.is_some() { Err(Errno::EXDEV) } else { Ok(()) }
+    }
+
+    /// Go from one node to another.
+    fn check_crossing(&self, from: &Rc<Node>, to: &Rc<Node>) -> Result {
+        if self.no_crossing && !Rc::ptr_eq(from.fs(), to.fs()) { Err(Errno::EXDEV) } else { Ok(()) }
+    }
+}
+
 /// The last component of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Last<'p> {
@@ -67,8 +102,15 @@ fn trim_start(path: &[u8]) -> &[u8] {
 
 impl Context<'_> {
     /// Where `path` starts: at the root, or at `start`.
-    fn origin(&self, start: &Rc<Node>, path: &[u8]) -> Rc<Node> {
-        if path.first() == Some(&b'/') { self.root.clone() } else { start.clone() }
+    fn origin(&self, start: &Rc<Node>, path: &[u8], limits: &Restrictions) -> Result<Rc<Node>> {
+        if path.first() != Some(&b'/') {
+            return Ok(start.clone());
+        }
+        if limits.beneath.is_some() {
+            return Err(Errno::EXDEV);
+        }
+        limits.check_crossing(start, &self.root)?;
+        Ok(self.root.clone())
     }
 
     /// The parent of `node`, not above the root.
@@ -100,6 +142,16 @@ impl Context<'_> {
         }
     }
 
+    fn step_within(&self, directory: &Rc<Node>, name: &[u8], limits: &Restrictions) -> Result<Rc<Node>> {
+        let is_top = limits.beneath.as_ref().is_some_and(|top| Rc::ptr_eq(top, directory));
+        if name == b".." && is_top {
+            return Err(Errno::EXDEV);
+        }
+        let node = self.step(directory, name)?;
+        limits.check_crossing(directory, &node)?;
+        Ok(node)
+    }
+
     /// The node that `path` leads to, from `start` if it is relative. A link in the last place is followed if `follow`.
     ///
     /// # Errors
@@ -108,11 +160,24 @@ impl Context<'_> {
         if path.is_empty() {
             return Err(Errno::ENOENT);
         }
-        self.walk_counted(start, path, follow, &mut 0)
+        self.walk_within(start, path, follow, &mut Restrictions::default())
     }
 
-    fn walk_counted(&self, start: &Rc<Node>, path: &[u8], follow: bool, links: &mut u32) -> Result<Rc<Node>> {
-        let mut at = self.origin(start, path);
+    /// As [`Self::walk`], within `limits`.
+    ///
+    /// # Errors
+    /// As [`Self::walk`], and EXDEV.
+    pub fn walk_within(
+        &self,
+        start: &Rc<Node>,
+        path: &[u8],
+        follow: bool,
+        limits: &mut Restrictions,
+    ) -> Result<Rc<Node>> {
+        if path.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        let mut at = self.origin(start, path, limits)?;
         let mut rest: Cow<'_, [u8]> = Cow::Borrowed(path);
         let mut position = 0;
         loop {
@@ -124,24 +189,25 @@ impl Context<'_> {
             let begin = rest.len() - remaining.len();
             let len = remaining.iter().position(|byte| *byte == b'/').unwrap_or(remaining.len());
             let name = &remaining[..len];
-            let node = self.step(&at, name)?;
+            let node = self.step_within(&at, name, limits)?;
             position = begin + len;
             let is_last = position == rest.len();
             if !node.is_symlink() || (is_last && !follow) {
                 at = node;
                 continue;
             }
-            *links += 1;
-            if *links > LINKS_MAX {
-                return Err(Errno::ELOOP);
-            }
+            limits.follow()?;
             match node.target(self)? {
-                Target::Node(node, _) => at = node,
+                Target::Node(node, _) => {
+                    limits.jump()?;
+                    limits.check_crossing(&at, &node)?;
+                    at = node;
+                }
                 Target::Path(target) => {
                     if target.is_empty() {
                         return Err(Errno::ENOENT);
                     }
-                    at = self.origin(&at, &target);
+                    at = self.origin(&at, &target, limits)?;
                     let mut longer = Vec::with_capacity(target.len() + rest.len() - position);
                     longer.extend_from_slice(&target);
                     longer.extend_from_slice(&rest[position..]);
@@ -157,14 +223,14 @@ impl Context<'_> {
     /// # Errors
     /// As [`Self::walk`].
     pub fn walk_parent<'p>(&self, start: &Rc<Node>, path: &'p [u8]) -> Result<Parent<'p>> {
-        self.walk_parent_counted(start, path, &mut 0)
+        self.walk_parent_within(start, path, &mut Restrictions::default())
     }
 
-    fn walk_parent_counted<'p>(
+    fn walk_parent_within<'p>(
         &self,
         start: &Rc<Node>,
         path: &'p [u8],
-        links: &mut u32,
+        limits: &mut Restrictions,
     ) -> Result<Parent<'p>> {
         if path.is_empty() {
             return Err(Errno::ENOENT);
@@ -173,9 +239,9 @@ impl Context<'_> {
         let trailing_slash = end != path.len();
         let begin = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
         let directory = if begin == 0 {
-            self.origin(start, path)
+            self.origin(start, path, limits)?
         } else {
-            self.walk_counted(start, &path[..begin], true, links)?
+            self.walk_within(start, &path[..begin], true, limits)?
         };
         let last = match &path[begin..end] {
             b"" => Last::Root,
@@ -194,17 +260,22 @@ impl Context<'_> {
     ///
     /// # Errors
     /// As [`Self::walk`]; EISDIR if the path can only be a directory's.
-    pub fn walk_for_creation(&self, start: &Rc<Node>, path: &[u8], follow: bool) -> Result<Place> {
-        let mut links = 0;
+    pub fn walk_for_creation(
+        &self,
+        start: &Rc<Node>,
+        path: &[u8],
+        follow: bool,
+        limits: &mut Restrictions,
+    ) -> Result<Place> {
         let mut start = start.clone();
         let mut path: Cow<'_, [u8]> = Cow::Borrowed(path);
         loop {
-            let parent = self.walk_parent_counted(&start, &path, &mut links)?;
+            let parent = self.walk_parent_within(&start, &path, limits)?;
             let name = parent.name(Errno::EISDIR)?;
             if parent.trailing_slash {
                 return Err(Errno::EISDIR);
             }
-            let node = match self.step(&parent.directory, name) {
+            let node = match self.step_within(&parent.directory, name, limits) {
                 Ok(node) => Some(node),
                 Err(Errno::ENOENT) => None,
                 Err(errno) => return Err(errno),
@@ -212,12 +283,10 @@ impl Context<'_> {
             let Some(link) = node.as_ref().filter(|node| follow && node.is_symlink()) else {
                 return Ok(Place { name: name.to_vec(), directory: parent.directory, node });
             };
-            links += 1;
-            if links > LINKS_MAX {
-                return Err(Errno::ELOOP);
-            }
+            limits.follow()?;
             match link.target(self)? {
                 Target::Node(node, _) => {
+                    limits.jump()?;
                     return Ok(Place { name: name.to_vec(), directory: parent.directory, node: Some(node) });
                 }
                 Target::Path(target) => {

@@ -53,18 +53,10 @@ impl Kernel {
 
     /// A trap of the current thread. `read_cr2` is asked for the address of a page fault only if it cannot be told from the instruction: it is
     /// dear on kvm_pvm. Returns the context to resume.
-    pub fn on_trap(&self, vector: u64, error: u64, read_cr2: impl FnOnce() -> u64) -> *mut Context {
+    pub fn on_trap(&self, vector: u64, error: u64, read_cr2: impl Fn() -> u64) -> *mut Context {
         if let Some(thread) = self.current() {
             thread.with_context(|context| context.exact = 1);
-            let address = match vector {
-                PAGE_FAULT => self.fault_address(&thread, error).unwrap_or_else(|| {
-                    self.count(|counters| counters.cr2_reads += 1);
-                    read_cr2()
-                }),
-                _ => 0,
-            };
-            let trap = Trap { vector, error, address };
-            self.trap(&thread, trap);
+            self.trap(&thread, vector, error, &read_cr2);
         }
         self.leave(false)
     }
@@ -82,9 +74,10 @@ impl Kernel {
         self.leave(false)
     }
 
-    fn trap(&self, thread: &Rc<Thread>, trap: Trap) {
-        let info = match trap.vector {
-            PAGE_FAULT => match self.page_fault(thread, trap) {
+    fn trap(&self, thread: &Rc<Thread>, vector: u64, error: u64, read_cr2: &dyn Fn() -> u64) {
+        let mut trap = Trap { vector, error, address: 0 };
+        let info = match vector {
+            PAGE_FAULT => match self.find_and_serve_fault(thread, &mut trap, read_cr2) {
                 None => return,
                 Some(info) => info,
             },
@@ -102,6 +95,23 @@ impl Kernel {
             _ => SignalInfo { signo: signal::SIGSEGV, code: SignalInfo::KERNEL, fields: [0; 4] },
         };
         self.force_signal(thread, info, trap);
+    }
+
+    /// Serve a page fault at the address that the instruction tells. Where it tells none, or one that the application may not touch (it may be a wrong guess), CR2
+    /// decides.
+    fn find_and_serve_fault(
+        &self,
+        thread: &Rc<Thread>,
+        trap: &mut Trap,
+        read_cr2: &dyn Fn() -> u64,
+    ) -> Option<SignalInfo> {
+        if let Some(address) = self.fault_address(thread, trap.error) {
+            trap.address = address;
+            self.page_fault(thread, *trap)?;
+        }
+        self.count(|counters| counters.cr2_reads += 1);
+        trap.address = read_cr2();
+        self.page_fault(thread, *trap)
     }
 
     /// si_code of a floating-point trap: which unmasked exception the status word shows (SDM vol. 1, 8.5 and 11.5).

@@ -87,11 +87,8 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
         shared.then(|| (Rc::new(SharedMemory::new(&call.kernel.frames, len)) as Rc<dyn Pager>, true))
     } else {
         let file = call.process.files().borrow().get(fd as u32 as i32)?;
-        // mmap(2): the file must be readable, and writable for a shared mapping that is.
-        if !file.can_read() || (shared && writable && !file.can_write()) {
-            return Err(Errno::EACCES.into());
-        }
-        Some((file.ops().pager(&file)?, file.can_write()))
+        let mapping = file.mapping(shared, writable)?;
+        Some((mapping.pager, mapping.writable))
     };
     let private_data = writable && !shared;
     check_limits(call, len, private_data)?;

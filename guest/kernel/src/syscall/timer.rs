@@ -31,8 +31,6 @@ const MICROS: u64 = 1_000_000;
 const NANOS: u64 = 1_000_000_000;
 /// Most POSIX timers of one process.
 const TIMERS_MAX: usize = 1024;
-/// si_code of a POSIX timer.
-const SI_TIMER: i32 = -2;
 
 fn micros_ns(seconds: u64, micros: u64) -> Result<u64> {
     if micros >= MICROS { Err(Errno::EINVAL) } else { timespec_ns(seconds, micros * 1000) }
@@ -159,7 +157,6 @@ impl Kernel {
                 timer.state.expires_ns + (missed + 1) * interval
             }
         };
-        timer.overrun = missed.min(i32::MAX as u64) as u32;
         let timer = timer.clone();
         drop(timers);
         if timer.state.expires_ns != 0 {
@@ -168,12 +165,25 @@ impl Kernel {
         if timer.signo == 0 {
             return;
         }
+        let receiver = timer.tid.and_then(|tid| self.thread(tid));
+        let missed = missed.min(i32::MAX as u64) as u32;
+        // A signal that is pending still is not sent again, it counts.
+        let pending = match &receiver {
+            Some(thread) => thread.pending.borrow_mut().add_overrun(timer.signo, id, missed + 1),
+            None => process.pending.borrow_mut().add_overrun(timer.signo, id, missed + 1),
+        };
+        if let Some(timer) = process.posix_timers.borrow_mut().get_mut(&id) {
+            timer.overrun = pending.unwrap_or(missed);
+        }
+        if pending.is_some() {
+            return;
+        }
         let info = SignalInfo {
             signo: timer.signo,
-            code: SI_TIMER,
-            fields: [u64::from(id) | u64::from(timer.overrun) << 32, timer.value, 0, 0],
+            code: SignalInfo::TIMER,
+            fields: [u64::from(id) | u64::from(missed) << 32, timer.value, 0, 0],
         };
-        let _ = match timer.tid.and_then(|tid| self.thread(tid)) {
+        let _ = match receiver {
             Some(thread) => self.send_to_thread(&thread, info),
             None => self.send_to_process(&process, info),
         };

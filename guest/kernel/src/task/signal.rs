@@ -63,6 +63,8 @@ impl SignalInfo {
     pub const USER: i32 = 0;
     /// si_code of signals that the kernel makes.
     pub const KERNEL: i32 = 0x80;
+    /// si_code of a POSIX timer.
+    pub const TIMER: i32 = -2;
     /// si_code of tgkill(2).
     pub const TKILL: i32 = -6;
 
@@ -239,6 +241,17 @@ impl Pending {
         }
         self.queue.push(info);
         Ok(())
+    }
+
+    /// Timer `id` has expired `count` more times while its signal is pending: returns the overrun that the signal now carries, `None` if it is not pending.
+    pub fn add_overrun(&mut self, signo: u32, id: u32, count: u32) -> Option<u32> {
+        let is_timer = |info: &&mut SignalInfo| {
+            info.signo == signo && info.code == SignalInfo::TIMER && info.fields[0] as u32 == id
+        };
+        let info = self.queue.iter_mut().find(is_timer)?;
+        let overrun = ((info.fields[0] >> 32) as u32).saturating_add(count).min(i32::MAX as u32);
+        info.fields[0] = u64::from(id) | u64::from(overrun) << 32;
+        Some(overrun)
     }
 
     /// Take the pending signal with the lowest number out of `allowed`; synchronous faults come first.

@@ -7,22 +7,22 @@ use super::{AT_FDCWD, AT_SYMLINK_NOFOLLOW, check_flags, file, open, resolve};
 use crate::errno::{Errno, Result, SysResult};
 use crate::fs::eventfd::EventCounter;
 use crate::fs::file::flags::{O_CLOEXEC, O_NONBLOCK, O_RDWR};
-use crate::fs::inotify::Inotify;
+use crate::fs::inotify::{Adding, Inotify, event};
 use crate::fs::timerfd::{Setting, TimerFile};
 use crate::kernel::timers::Timer;
 use alloc::rc::Rc;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
-    partial(253, "inotify_init", |call| inotify(call, 0), "no event is ever told"),
-    partial(254, "inotify_add_watch", inotify_add_watch, "no event is ever told"),
+    full(253, "inotify_init", |call| inotify(call, 0)),
+    partial(254, "inotify_add_watch", inotify_add_watch, "no IN_EXCL_UNLINK"),
     full(255, "inotify_rm_watch", inotify_rm_watch),
     partial(283, "timerfd_create", timerfd_create, "no alarm clocks' wake-up from suspend"),
     full(284, "eventfd", |call| eventfd(call, 0)),
     partial(286, "timerfd_settime", timerfd_settime, "no TFD_TIMER_CANCEL_ON_SET"),
     full(287, "timerfd_gettime", timerfd_gettime),
     full(290, "eventfd2", |call| eventfd(call, call.args[1])),
-    partial(294, "inotify_init1", |call| inotify(call, call.args[0]), "no event is ever told"),
+    full(294, "inotify_init1", |call| inotify(call, call.args[0])),
     partial(303, "name_to_handle_at", no_handles, "EOPNOTSUPP"),
     partial(304, "open_by_handle_at", no_handles, "EOPNOTSUPP"),
 ];
@@ -107,28 +107,31 @@ fn timerfd_gettime(call: &mut Call<'_>) -> SysResult {
 
 fn inotify(call: &Call<'_>, flags: u64) -> SysResult {
     check_flags(flags, FLAGS)?;
-    let instance = Inotify::new(&call.kernel.woken);
+    let instance = Inotify::new(&call.kernel.fs.env);
     let status = flags as u32 & O_NONBLOCK;
     let file = call.kernel.fs.anonymous_file("anon_inode:inotify", instance, status)?;
     open::install(call, file, flags as u32 & O_CLOEXEC != 0)
 }
 
 fn inotify_add_watch(call: &mut Call<'_>) -> SysResult {
-    const DONT_FOLLOW: u64 = 0x0200_0000;
-    const ONLYDIR: u64 = 0x0100_0000;
+    const DONT_FOLLOW: u32 = 0x0200_0000;
+    const ONLYDIR: u32 = 0x0100_0000;
+    const MASK_CREATE: u32 = 0x1000_0000;
+    const MASK_ADD: u32 = 0x2000_0000;
     let [fd, path, mask, ..] = call.args;
-    if mask & 0xffff_ffff == 0 {
+    let mask = mask as u32;
+    let adding = Adding { to_mask: mask & MASK_ADD != 0, only_new: mask & MASK_CREATE != 0 };
+    if mask & event::ALL == 0 || (adding.to_mask && adding.only_new) {
         return Err(Errno::EINVAL.into());
     }
-    let instance = file(call, fd)?;
-    let instance = instance.ops_as::<Inotify>().ok_or(Errno::EINVAL)?;
+    let instance: Rc<Inotify> = file(call, fd)?.ops_rc().ok_or(Errno::EINVAL)?;
     let flags = if mask & DONT_FOLLOW != 0 { AT_SYMLINK_NOFOLLOW } else { 0 };
     let node = resolve(call, AT_FDCWD as u32 as u64, path, flags)?;
     if mask & ONLYDIR != 0 && !node.is_directory() {
         return Err(Errno::ENOTDIR.into());
     }
     super::with_place(call, |place| place.subject.check(&node, crate::fs::Access::READ))?;
-    Ok(instance.add(&node)? as u64)
+    Ok(instance.add(&node, mask & (event::ALL | event::ONESHOT), adding)? as u64)
 }
 
 fn inotify_rm_watch(call: &mut Call<'_>) -> SysResult {
