@@ -96,7 +96,10 @@ impl Flags {
             };
             let on = inline.as_ref().is_none_or(|value| value != "false");
             let mut value = || {
-                inline.clone().or_else(|| args.next()).ok_or_else(|| ParseFlagsError::NoValue { flag: name.to_owned() })
+                inline
+                    .clone()
+                    .or_else(|| args.next())
+                    .ok_or_else(|| ParseFlagsError::NoValue { flag: name.to_owned() })
             };
             match name {
                 "debug" => flags.debug = on,
@@ -144,8 +147,10 @@ mod tests {
 
     #[test]
     fn as_containerd_calls_start() {
-        let flags =
-            parse("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id 7f -debug start").unwrap();
+        let flags = parse(
+            "-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id 7f -debug start",
+        )
+        .unwrap();
         assert_eq!(flags.action, Action::Start);
         assert_eq!((&*flags.namespace, &*flags.id, &*flags.address), ("k8s.io", "7f", "/run/c.sock"));
         assert_eq!(flags.publish_binary, PathBuf::from("/usr/bin/containerd"));
@@ -168,7 +173,10 @@ mod tests {
     fn mistakes_are_named() {
         assert_eq!(parse("-colour red"), Err(ParseFlagsError::UnknownFlag { flag: "-colour".into() }));
         assert_eq!(parse("-namespace n -id"), Err(ParseFlagsError::NoValue { flag: "id".into() }));
-        assert_eq!(parse("-namespace n -id 1 stop"), Err(ParseFlagsError::UnknownAction { action: "stop".into() }));
+        assert_eq!(
+            parse("-namespace n -id 1 stop"),
+            Err(ParseFlagsError::UnknownAction { action: "stop".into() })
+        );
         assert_eq!(parse("-id 1 start"), Err(ParseFlagsError::Missing { flag: "namespace" }));
         assert_eq!(parse("-namespace n -id 1"), Err(ParseFlagsError::Missing { flag: "socket" }));
     }

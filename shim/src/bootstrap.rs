@@ -128,13 +128,20 @@ fn read_input() -> Result<Vec<u8>, StartShimError> {
     let mut input = Vec::new();
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        stdin.lock().take(INPUT_MAX).read_to_end(&mut input).map_err(|source| StartShimError::Input { source })?;
+        stdin
+            .lock()
+            .take(INPUT_MAX)
+            .read_to_end(&mut input)
+            .map_err(|source| StartShimError::Input { source })?;
     }
     Ok(input)
 }
 
 fn params(
-    input: &[u8], flags: &Flags, ttrpc_address: Option<String>, has_max_version: bool,
+    input: &[u8],
+    flags: &Flags,
+    ttrpc_address: Option<String>,
+    has_max_version: bool,
 ) -> Result<Params, StartShimError> {
     let mut params = Params {
         protocol: if has_max_version { Protocol::Json } else { Protocol::Address },
@@ -218,14 +225,27 @@ pub fn remove_socket(path: &Path) -> io::Result<()> {
 }
 
 fn spawn(
-    flags: &Flags, params: &Params, bundle: &Path, address: &str, listener: UnixListener,
+    flags: &Flags,
+    params: &Params,
+    bundle: &Path,
+    address: &str,
+    listener: UnixListener,
 ) -> Result<(), StartShimError> {
     let failed = |source| StartShimError::Spawn { source };
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
     command
         .current_dir(bundle)
-        .args(["-namespace", &flags.namespace, "-id", &flags.id, "-address", &params.grpc_address, "-socket", address])
+        .args([
+            "-namespace",
+            &flags.namespace,
+            "-id",
+            &flags.id,
+            "-address",
+            &params.grpc_address,
+            "-socket",
+            address,
+        ])
         .arg("-publish-binary")
         .arg(&params.publish_binary)
         .stdin(Stdio::from(OwnedFd::from(listener)))
@@ -255,9 +275,9 @@ fn answer(protocol: Protocol, address: &str) -> Vec<u8> {
             result.write_to_bytes().unwrap_or_default()
         }
         // Version 2 is what every containerd with this form understands; the service answers to both names.
-        Protocol::Json => {
-            serde_json::json!({"version": 2, "address": address, "protocol": "ttrpc"}).to_string().into_bytes()
-        }
+        Protocol::Json => serde_json::json!({"version": 2, "address": address, "protocol": "ttrpc"})
+            .to_string()
+            .into_bytes(),
         Protocol::Address => address.as_bytes().to_vec(),
     }
 }
@@ -269,7 +289,12 @@ mod tests {
     use super::*;
 
     fn flags() -> Flags {
-        Flags { id: "abc".into(), namespace: "k8s.io".into(), address: "/run/c.sock".into(), ..Flags::default() }
+        Flags {
+            id: "abc".into(),
+            namespace: "k8s.io".into(),
+            address: "/run/c.sock".into(),
+            ..Flags::default()
+        }
     }
 
     #[test]
@@ -294,7 +319,8 @@ mod tests {
 
     #[test]
     fn older_ones_pass_options_or_nothing() {
-        let options = Any { type_url: "runtimeoptions.v1.Options".into(), value: vec![1, 2], ..Default::default() };
+        let options =
+            Any { type_url: "runtimeoptions.v1.Options".into(), value: vec![1, 2], ..Default::default() };
         for input in [options.write_to_bytes().unwrap(), Vec::new(), b"\xff\xff".to_vec()] {
             let known = params(&input, &flags(), Some("/t".into()), true).unwrap();
             assert_eq!((known.protocol, known.ttrpc_address.as_deref()), (Protocol::Json, Some("/t")));

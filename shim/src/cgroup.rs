@@ -77,7 +77,11 @@ pub fn relative_path(cgroups_path: &str) -> PathBuf {
                 path.push(format!("{stem}.slice"));
             }
             let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}-") };
-            path.push(if name.ends_with(".slice") { name.to_owned() } else { format!("{prefix}{name}.scope") });
+            path.push(if name.ends_with(".slice") {
+                name.to_owned()
+            } else {
+                format!("{prefix}{name}.scope")
+            });
             path
         }
         _ => PathBuf::from(cgroups_path),
@@ -98,7 +102,9 @@ impl Cgroup {
     fn create_under(mount: &Path, version: Version, relative: &Path, cpu: &Cpu) -> Result<Self, CgroupError> {
         let roots: Vec<PathBuf> = match version {
             Version::V2 => vec![mount.to_owned()],
-            Version::V1 => V1_CONTROLLERS.iter().map(|name| mount.join(name)).filter(|root| root.is_dir()).collect(),
+            Version::V1 => {
+                V1_CONTROLLERS.iter().map(|name| mount.join(name)).filter(|root| root.is_dir()).collect()
+            }
         };
         let mut group = Self { version, made: Vec::new(), dirs: Vec::new() };
         for root in &roots {
@@ -118,7 +124,9 @@ impl Cgroup {
             match fs::create_dir(&dir) {
                 Ok(()) => self.made.push(dir.clone()),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(CgroupError { operation: "make the control group", path: dir, source }),
+                Err(source) => {
+                    return Err(CgroupError { operation: "make the control group", path: dir, source });
+                }
             }
         }
         self.dirs.push(dir);
@@ -133,7 +141,8 @@ impl Cgroup {
         let mut group = Self { version: self.version, made: Vec::new(), dirs: Vec::new() };
         let Some(dir) = self.dirs.first() else { return Ok(group) };
         let path = dir.join(name);
-        let failed = |operation, path: &Path, source| CgroupError { operation, path: path.to_owned(), source };
+        let failed =
+            |operation, path: &Path, source| CgroupError { operation, path: path.to_owned(), source };
         fs::create_dir(&path).map_err(|e| failed("make the control group", &path, e))?;
         group.made.push(path.clone());
         group.dirs.push(path.clone());
@@ -162,7 +171,9 @@ impl Cgroup {
             Version::V1 => v1_limits(cpu),
             Version::V2 => v2_limits(cpu),
         };
-        let Some(dir) = self.dirs.iter().find(|dir| self.version == Version::V2 || is_in(dir, "cpu")) else { return };
+        let Some(dir) = self.dirs.iter().find(|dir| self.version == Version::V2 || is_in(dir, "cpu")) else {
+            return;
+        };
         for (name, value) in files {
             if let Err(error) = fs::write(dir.join(name), &value) {
                 tracing::warn!(%error, dir = %dir.display(), name, value, "cannot set a CPU limit");
@@ -186,7 +197,8 @@ impl Cgroup {
         match self.version {
             Version::V2 => self.write_all(|_| Some("cgroup.threads"), tid),
             Version::V1 => {
-                let threads = |dir: &Path| V1_THREAD_CONTROLLERS.iter().any(|name| is_in(dir, name)).then_some("tasks");
+                let threads =
+                    |dir: &Path| V1_THREAD_CONTROLLERS.iter().any(|name| is_in(dir, name)).then_some("tasks");
                 self.write_all(threads, tid)
             }
         }
@@ -196,7 +208,11 @@ impl Cgroup {
         for dir in &self.dirs {
             let Some(name) = file(dir) else { continue };
             let path = dir.join(name);
-            fs::write(&path, id.to_string()).map_err(|source| CgroupError { operation: "write", path, source })?;
+            fs::write(&path, id.to_string()).map_err(|source| CgroupError {
+                operation: "write",
+                path,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -205,7 +221,9 @@ impl Cgroup {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let lists = ["cgroup.procs", "cgroup.threads", "tasks"];
-        let listed = |dir: &PathBuf| lists.iter().any(|list| fs::read(dir.join(list)).is_ok_and(|ids| !ids.is_empty()));
+        let listed = |dir: &PathBuf| {
+            lists.iter().any(|list| fs::read(dir.join(list)).is_ok_and(|ids| !ids.is_empty()))
+        };
         !self.dirs.iter().any(listed)
     }
 
@@ -232,7 +250,8 @@ impl Cgroup {
         let dir = self.dirs.iter().find(|dir| self.version == Version::V2 || is_in(dir, "cpu"));
         let text = dir.and_then(|dir| fs::read_to_string(dir.join("cpu.stat")).ok()).unwrap_or_default();
         let field = |name: &str| {
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<u64>().ok())
         };
         let throttled = match self.version {
             Version::V1 => field("throttled_time").map(Duration::from_nanos),
@@ -248,7 +267,9 @@ impl Cgroup {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // A parent: another container of the pod has its group there.
-                Err(error) if !self.dirs.contains(dir) => tracing::debug!(%error, dir = %dir.display(), "control group stays"),
+                Err(error) if !self.dirs.contains(dir) => {
+                    tracing::debug!(%error, dir = %dir.display(), "control group stays")
+                }
                 Err(error) => tracing::warn!(%error, dir = %dir.display(), "cannot remove the control group"),
             }
         }
@@ -321,7 +342,8 @@ fn v2_limits(cpu: &Cpu) -> Vec<(&'static str, String)> {
         files.push(("cpu.weight", weight.to_string()));
     }
     if cpu.quota.is_some() || cpu.period.is_some() {
-        let quota = cpu.quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+        let quota =
+            cpu.quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
         let period = cpu.period.filter(|period| *period > 0).unwrap_or(100_000);
         files.push(("cpu.max", format!("{quota} {period}")));
     }

@@ -29,7 +29,7 @@ use crate::io::{Owner, ProcessIo, StdioNames};
 use crate::lifecycle::Exit;
 use crate::mount::MountSpec;
 use crate::netns;
-use crate::oci::Spec;
+use crate::oci::{Cpu, Spec};
 use crate::record::{ProcessId, Record};
 use crate::spec::{self, GuestPlan, Network, Role};
 use prepare::Prepared;
@@ -87,6 +87,8 @@ pub struct Container {
     network: Network,
     /// Memory of its guest, 0 for a sandbox.
     memory_bytes: u64,
+    /// `HOME` of the first process' user, who is most often an exec's, too.
+    home: Option<(u32, Vec<u8>)>,
     shared: Arc<Shared>,
     state: Mutex<State>,
 }
@@ -124,6 +126,10 @@ impl Container {
             Role::Container { .. } | Role::Alone => Some(plan_guest(shared, &request, &spec, &role)?),
         };
         let memory_bytes = plan.as_ref().map_or(0, |(plan, _)| plan.memory_bytes);
+        let home = plan.as_ref().and_then(|(plan, _)| {
+            let home = plan.process.env.iter().find(|entry| entry.starts_with(b"HOME="))?;
+            Some((plan.process.uid, home.clone()))
+        });
         let group = make_group(shared, &request.id, &role, &spec);
         let pid = std::process::id();
         let container = Arc::new(Self {
@@ -132,6 +138,7 @@ impl Container {
             role,
             network,
             memory_bytes,
+            home,
             shared: Arc::clone(shared),
             state: Mutex::new(State {
                 init: Process::new(request.stdio.clone(), io, pid),
@@ -188,7 +195,8 @@ impl Container {
     }
 
     fn write_record(&self, state: &State) -> Result<(), TaskError> {
-        let process_group = self.owns_process_group().then(|| self.shared.pod().process_group.clone()).flatten();
+        let process_group =
+            self.owns_process_group().then(|| self.shared.pod().process_group.clone()).flatten();
         let record = Record {
             id: self.id.clone(),
             shim: ProcessId::own(),
@@ -216,11 +224,15 @@ impl Container {
 }
 
 fn plan_guest(
-    shared: &Shared, request: &CreateRequest, spec: &Spec, role: &Role,
+    shared: &Shared,
+    request: &CreateRequest,
+    spec: &Spec,
+    role: &Role,
 ) -> Result<(GuestPlan, Prepared), TaskError> {
     let pod_hostname = shared.pod().hostname.clone();
     let short_id: String = request.id.chars().take(12).collect();
-    let hostname = if matches!(role, Role::Alone) || pod_hostname.is_empty() { short_id } else { pod_hostname };
+    let hostname =
+        if matches!(role, Role::Alone) || pod_hostname.is_empty() { short_id } else { pod_hostname };
     let mut plan = spec::translate(spec, &hostname)?;
     let mounts: Vec<MountSpec> = request.rootfs.iter().map(mount_spec).collect();
     let prepared = prepare::prepare(&request.bundle, spec, &mounts, &mut plan.process)?;
@@ -239,7 +251,9 @@ fn mount_spec(mount: &Mount) -> MountSpec {
 /// Makes the container's control group; without one it runs all the same.
 fn make_group(shared: &Shared, id: &str, role: &Role, spec: &Spec) -> Option<Cgroup> {
     let path = &spec.linux.cgroups_path;
-    let cpu = &spec.linux.resources.cpu;
+    // The sandbox's own share is the smallest there is, meant for a process that sleeps; this one serves the pod.
+    let none = Cpu::default();
+    let cpu = if *role == Role::Sandbox { &none } else { &spec.linux.resources.cpu };
     if path.is_empty() {
         return None;
     }
@@ -259,11 +273,14 @@ fn make_group(shared: &Shared, id: &str, role: &Role, spec: &Spec) -> Option<Cgr
             }
         }
         Role::Container { .. } => match shared.pod().process_group.as_ref() {
-            Some(process) if process.version() == crate::cgroup::Version::V2 => process.threaded_child(id, cpu),
+            Some(process) if process.version() == crate::cgroup::Version::V2 => {
+                process.threaded_child(id, cpu)
+            }
             _ => Cgroup::create(&relative_path(path), cpu),
         },
     };
-    made.inspect_err(|error| tracing::warn!(%error, "the container runs without a control group of its own")).ok()
+    made.inspect_err(|error| tracing::warn!(%error, "the container runs without a control group of its own"))
+        .ok()
 }
 
 fn now_exit(status: u32) -> Exit {

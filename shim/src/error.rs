@@ -166,11 +166,13 @@ impl TaskError {
             Self::Refused { source: Refused::Finished | Refused::Deleted, .. } => Code::NOT_FOUND,
             Self::Request { source: RequestError::Ended, .. } => Code::NOT_FOUND,
             Self::Exists { .. } => Code::ALREADY_EXISTS,
-            Self::Refused { source: Refused::State { .. }, .. } | Self::Program(_) | Self::NotStarted { .. } => {
-                Code::FAILED_PRECONDITION
-            }
+            Self::Refused { source: Refused::State { .. }, .. }
+            | Self::Program(_)
+            | Self::NotStarted { .. } => Code::FAILED_PRECONDITION,
             Self::Unsupported { .. } => Code::UNIMPLEMENTED,
-            Self::Spec(_) | Self::ReadSpec(_) | Self::ExecSpec { .. } | Self::Resources { .. } => Code::INVALID_ARGUMENT,
+            Self::Spec(_) | Self::ReadSpec(_) | Self::ExecSpec { .. } | Self::Resources { .. } => {
+                Code::INVALID_ARGUMENT
+            }
             Self::Request { source: RequestError::BadSignal { .. }, .. } => Code::INVALID_ARGUMENT,
             Self::Silent { .. } => Code::DEADLINE_EXCEEDED,
             Self::Internal { .. } => Code::INTERNAL,
@@ -193,9 +195,15 @@ mod tests {
     fn codes_that_containerd_acts_on() {
         let refused = |source| TaskError::Refused { id: "a".into(), source };
         assert_eq!(refused(Refused::Finished).code(), Code::NOT_FOUND);
-        assert_eq!(refused(Refused::State { request: "delete", state: "running" }).code(), Code::FAILED_PRECONDITION);
+        assert_eq!(
+            refused(Refused::State { request: "delete", state: "running" }).code(),
+            Code::FAILED_PRECONDITION
+        );
         let unsupported = TaskError::Unsupported { what: "checkpoint".into(), hint: "" };
         assert_eq!(unsupported.code(), Code::UNIMPLEMENTED);
-        assert_eq!(TaskError::Request { id: "a".into(), source: RequestError::Ended }.code(), Code::NOT_FOUND);
+        assert_eq!(
+            TaskError::Request { id: "a".into(), source: RequestError::Ended }.code(),
+            Code::NOT_FOUND
+        );
     }
 }

@@ -269,7 +269,10 @@ impl Delivery {
     async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<(Event, SystemTime)>) {
         while let Some((event, at)) = receiver.recv().await {
             if receiver.len() > QUEUE_MAX {
-                tracing::error!(topic = event.topic(), "too many events wait for containerd; this one is dropped");
+                tracing::error!(
+                    topic = event.topic(),
+                    "too many events wait for containerd; this one is dropped"
+                );
                 continue;
             }
             self.deliver(&event, at).await;
@@ -333,7 +336,15 @@ impl Delivery {
 async fn publish(program: &PathBuf, address: &str, envelope: &Envelope) -> Result<(), DeliverError> {
     let unreachable = |e: std::io::Error| DeliverError::Unreachable(format!("{}: {e}", program.display()));
     let mut child = tokio::process::Command::new(program)
-        .args(["--address", address, "publish", "--topic", &envelope.topic, "--namespace", &envelope.namespace])
+        .args([
+            "--address",
+            address,
+            "publish",
+            "--topic",
+            &envelope.topic,
+            "--namespace",
+            &envelope.namespace,
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

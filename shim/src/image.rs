@@ -81,7 +81,10 @@ pub struct RootImage {
 
 impl std::fmt::Debug for RootImage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RootImage").field("layers", &self.layers.len()).field("defaults", &self.defaults).finish()
+        f.debug_struct("RootImage")
+            .field("layers", &self.layers.len())
+            .field("defaults", &self.defaults)
+            .finish()
     }
 }
 
@@ -100,22 +103,27 @@ impl RootImage {
         let layers = built.layers.into_iter().enumerate().map(|(number, blob)| Layer {
             file: blob.file,
             len_bytes: blob.len_bytes,
-            name: blob.diff_id.as_ref().map_or_else(|| format!("{}#{number}", path.display()), ToString::to_string),
+            name: blob
+                .diff_id
+                .as_ref()
+                .map_or_else(|| format!("{}#{number}", path.display()), ToString::to_string),
         });
-        let defaults = built.config.as_ref().and_then(|config| config.config().as_ref()).map(|config| Defaults {
-            entrypoint: config.entrypoint().clone().unwrap_or_default(),
-            cmd: config.cmd().clone().unwrap_or_default(),
-            env: config.env().clone().unwrap_or_default(),
-            cwd: config.working_dir().clone().unwrap_or_default(),
-            user: config.user().clone().unwrap_or_default(),
-        });
+        let defaults =
+            built.config.as_ref().and_then(|config| config.config().as_ref()).map(|config| Defaults {
+                entrypoint: config.entrypoint().clone().unwrap_or_default(),
+                cmd: config.cmd().clone().unwrap_or_default(),
+                env: config.env().clone().unwrap_or_default(),
+                cwd: config.working_dir().clone().unwrap_or_default(),
+                user: config.user().clone().unwrap_or_default(),
+            });
         Self::from_layers(layers.collect(), defaults.unwrap_or_default())
     }
 
     fn from_erofs(path: &Path, file: File) -> Result<Self, ImageError> {
         let io = |source| ImageError::Io { path: path.to_owned(), source };
         let len_bytes = file.metadata().map_err(io)?.len();
-        erofs::check(&file, len_bytes).map_err(|source| ImageError::Corrupt { path: path.to_owned(), source })?;
+        erofs::check(&file, len_bytes)
+            .map_err(|source| ImageError::Corrupt { path: path.to_owned(), source })?;
         let layer = Layer { file: file.into(), len_bytes, name: path.display().to_string() };
         Self::from_layers(vec![layer], Defaults::default())
     }
@@ -123,7 +131,10 @@ impl RootImage {
     fn from_layers(layers: Vec<Layer>, defaults: Defaults) -> Result<Self, ImageError> {
         let mut readers = Vec::with_capacity(layers.len());
         for (number, layer) in layers.iter().enumerate() {
-            let file = layer.file.try_clone().map_err(|source| ImageError::Io { path: layer.name.clone().into(), source })?;
+            let file = layer
+                .file
+                .try_clone()
+                .map_err(|source| ImageError::Io { path: layer.name.clone().into(), source })?;
             let reader = Reader::open(File::from(file), layer.len_bytes);
             readers.push(reader.map_err(|source| ImageError::Layer { layer: number, source })?);
         }
@@ -136,7 +147,10 @@ impl RootImage {
     /// [`ImageError::Io`].
     pub fn blobs(&self) -> Result<Vec<ImageBlob>, ImageError> {
         let blob = |layer: &Layer| {
-            let file = layer.file.try_clone().map_err(|source| ImageError::Io { path: layer.name.clone().into(), source })?;
+            let file = layer
+                .file
+                .try_clone()
+                .map_err(|source| ImageError::Io { path: layer.name.clone().into(), source })?;
             Ok(ImageBlob { file, len_bytes: layer.len_bytes, name: layer.name.clone() })
         };
         self.layers.iter().map(blob).collect()
@@ -157,7 +171,8 @@ impl RootImage {
 
 /// The file at `path`, if it is an EROFS image.
 fn erofs_file(path: &Path) -> Option<File> {
-    let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))?;
+    let file =
+        File::open(path).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))?;
     let mut magic = [0; 4];
     file.read_exact_at(&mut magic, EROFS_MAGIC.0).ok()?;
     let named = path.extension().is_some_and(|extension| extension == "erofs");

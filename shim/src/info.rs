@@ -13,7 +13,10 @@ const FEATURES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/f
 /// The answer to `-v`.
 #[must_use]
 pub fn version() -> String {
-    format!("containerd-shim-seuss-v2:\n  Version:  {}\n  Runtime:  {RUNTIME_NAME}\n", env!("CARGO_PKG_VERSION"))
+    format!(
+        "containerd-shim-seuss-v2:\n  Version:  {}\n  Runtime:  {RUNTIME_NAME}\n",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// The answer to `-info`: an encoded `RuntimeInfo`. `options` is what containerd wrote to standard input.
@@ -36,11 +39,18 @@ pub fn info(options: &[u8]) -> Vec<u8> {
             "mountExtensions": {"idmap": {"enabled": false}}
         }
     });
-    let features =
-        Any { type_url: FEATURES_TYPE.to_owned(), value: features.to_string().into_bytes(), ..Default::default() };
+    let features = Any {
+        type_url: FEATURES_TYPE.to_owned(),
+        value: features.to_string().into_bytes(),
+        ..Default::default()
+    };
     let info = RuntimeInfo {
         name: RUNTIME_NAME.to_owned(),
-        version: MessageField::some(RuntimeVersion { version: version.clone(), revision: version, ..Default::default() }),
+        version: MessageField::some(RuntimeVersion {
+            version: version.clone(),
+            revision: version,
+            ..Default::default()
+        }),
         options: options.into(),
         features: MessageField::some(features),
         ..Default::default()

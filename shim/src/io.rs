@@ -112,7 +112,11 @@ impl ProcessIo {
             _ => {
                 stdio.stdout = open_output("stdout", &names.stdout)?.map(OwnedFd::from);
                 // As runc's shim: file:// takes both, whatever stderr says.
-                let stderr = if matches!(scheme(&names.stdout), Some(("file", _))) { &names.stdout } else { &names.stderr };
+                let stderr = if matches!(scheme(&names.stdout), Some(("file", _))) {
+                    &names.stdout
+                } else {
+                    &names.stderr
+                };
                 stdio.stderr = open_output("stderr", stderr)?.map(OwnedFd::from);
             }
         }
@@ -178,10 +182,11 @@ fn open_stdin(uri: &str) -> Result<Option<(File, File)>, IoError> {
     }
     let path = Path::new(plain_path(uri));
     let open = |options: &mut OpenOptions| {
-        options
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|source| IoError::Open { stream: "stdin", path: path.to_owned(), source })
+        options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path).map_err(|source| IoError::Open {
+            stream: "stdin",
+            path: path.to_owned(),
+            source,
+        })
     };
     // The reader first: a FIFO cannot be opened for writing, without waiting, before it has one.
     let reader = open(OpenOptions::new().read(true))?;

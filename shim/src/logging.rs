@@ -22,7 +22,8 @@ fn filter(default: &str) -> EnvFilter {
 
 /// Logs to standard error.
 pub fn to_stderr() {
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter("warn")).with_writer(io::stderr).with_ansi(false);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter("warn")).with_writer(io::stderr).with_ansi(false);
     // Fails only if there is one already: then that one is used.
     let _ = subscriber.try_init();
 }
@@ -89,7 +90,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let file =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
         let mut writer = FifoWriter { file: Arc::new(file) };
         for _ in 0..100 {
             writer.write_all(&[b'x'; 4096]).unwrap();

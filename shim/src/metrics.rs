@@ -30,10 +30,19 @@ fn faults(stats: &GuestStats) -> u64 {
 }
 
 fn v1_metrics(
-    stats: &GuestStats, cpu_time: Duration, periods: u64, throttled_periods: u64, throttled: Duration,
+    stats: &GuestStats,
+    cpu_time: Duration,
+    periods: u64,
+    throttled_periods: u64,
+    throttled: Duration,
 ) -> v1::Metrics {
     let total = cpu_time.as_nanos() as u64;
-    let memory = v1::MemoryEntry { limit: stats.limit_bytes, usage: stats.used_bytes, max: stats.used_bytes, ..Default::default() };
+    let memory = v1::MemoryEntry {
+        limit: stats.limit_bytes,
+        usage: stats.used_bytes,
+        max: stats.used_bytes,
+        ..Default::default()
+    };
     v1::Metrics {
         pids: MessageField::some(v1::PidsStat { current: stats.threads.into(), ..Default::default() }),
         cpu: MessageField::some(v1::CPUStat {
@@ -60,7 +69,11 @@ fn v1_metrics(
 }
 
 fn v2_metrics(
-    stats: &GuestStats, cpu_time: Duration, periods: u64, throttled_periods: u64, throttled: Duration,
+    stats: &GuestStats,
+    cpu_time: Duration,
+    periods: u64,
+    throttled_periods: u64,
+    throttled: Duration,
 ) -> v2::Metrics {
     let usage_usec = cpu_time.as_micros() as u64;
     v2::Metrics {

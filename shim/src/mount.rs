@@ -9,7 +9,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    mount_remount, unmount,
+};
 use rustix::thread::UnshareFlags;
 
 /// Mount data longer than this may not fit into the page that mount(2) copies.
@@ -129,13 +132,24 @@ fn mount_one(spec: &MountSpec, target: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-fn mount_with(source: &str, target: &Path, kind: &str, flags: MountFlags, data: &str) -> rustix::io::Result<()> {
+fn mount_with(
+    source: &str,
+    target: &Path,
+    kind: &str,
+    flags: MountFlags,
+    data: &str,
+) -> rustix::io::Result<()> {
     let data = std::ffi::CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
     mount(source, target, kind, flags, data.as_c_str())
 }
 
 /// Mounts an overlay whose options are too long, from the directory that all lower layers share, with paths relative to it.
-fn mount_long_overlay(source: &str, target: &Path, flags: MountFlags, options: &[String]) -> rustix::io::Result<()> {
+fn mount_long_overlay(
+    source: &str,
+    target: &Path,
+    flags: MountFlags,
+    options: &[String],
+) -> rustix::io::Result<()> {
     let lower = options.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap_or_default();
     let common = common_directory(&lower.split(':').collect::<Vec<_>>());
     let prefix = format!("{}/", common.trim_end_matches('/'));
@@ -253,13 +267,16 @@ pub fn unmount_recursive(root: &Path) -> Result<(), MountError> {
         Err(source) => return Err(MountError::Access { path: root.to_owned(), source }),
     };
     let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read_to_string(table).map_err(|source| MountError::Access { path: table.to_owned(), source })?;
+    let text =
+        fs::read_to_string(table).map_err(|source| MountError::Access { path: table.to_owned(), source })?;
     let mut result = Ok(());
     for target in mounted_below(&text, &root).into_iter().rev() {
         let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
         match unmount(&target, flags) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(error) if result.is_ok() => result = Err(MountError::Unmount { target, source: error.into() }),
+            Err(error) if result.is_ok() => {
+                result = Err(MountError::Unmount { target, source: error.into() })
+            }
             Err(_) => {}
         }
     }
@@ -309,14 +326,19 @@ mod tests {
 
     #[test]
     fn options_become_flags_and_data() {
-        let parsed = parse(&spec("overlay", "overlay", &["ro", "nosuid", "rw", "index=off", "lowerdir=/a:/b"])).unwrap();
+        let parsed =
+            parse(&spec("overlay", "overlay", &["ro", "nosuid", "rw", "index=off", "lowerdir=/a:/b"]))
+                .unwrap();
         assert_eq!(parsed.flags, libc::MS_NOSUID as u32);
         assert_eq!(parsed.data, ["index=off", "lowerdir=/a:/b"]);
         let parsed = parse(&spec("bind", "/x", &["rbind", "ro", "rslave"])).unwrap();
         assert!(parsed.bind && parsed.recursive);
         assert_eq!(parsed.propagation, (libc::MS_SLAVE | libc::MS_REC) as u32);
         assert!(matches!(parse(&spec("ext4", "/x.img", &["loop"])), Err(MountError::Option { .. })));
-        assert!(matches!(parse(&spec("overlay", "o", &["X-containerd.dmverity=1"])), Err(MountError::Option { .. })));
+        assert!(matches!(
+            parse(&spec("overlay", "o", &["X-containerd.dmverity=1"])),
+            Err(MountError::Option { .. })
+        ));
     }
 
     #[test]

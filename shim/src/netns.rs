@@ -57,7 +57,9 @@ pub fn run_in<T: Send>(network: &Network, work: impl FnOnce() -> T + Send) -> Re
     }
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("netns".to_owned());
-        let thread = builder.spawn_scoped(scope, || enter(network).map(|()| work())).map_err(|_| NetnsError::Thread)?;
+        let thread = builder
+            .spawn_scoped(scope, || enter(network).map(|()| work()))
+            .map_err(|_| NetnsError::Thread)?;
         thread.join().unwrap_or(Err(NetnsError::Thread))
     })
 }
@@ -111,7 +113,9 @@ mod tests {
     #[test]
     fn the_work_and_its_threads_are_inside_and_the_caller_is_not() {
         let before = here();
-        let Ok((inside, child)) = run_in(&Network::New, || (here(), std::thread::spawn(here).join().unwrap())) else {
+        let Ok((inside, child)) =
+            run_in(&Network::New, || (here(), std::thread::spawn(here).join().unwrap()))
+        else {
             eprintln!("skipped: this user may not make network namespaces");
             return;
         };

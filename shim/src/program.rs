@@ -80,7 +80,9 @@ pub enum ProgramError {
         kind: String,
     },
     /// The file ends too early.
-    #[error("{program} is a truncated ELF file: {what} ends at byte {end}, the file has {size_bytes} bytes; build the image again")]
+    #[error(
+        "{program} is a truncated ELF file: {what} ends at byte {end}, the file has {size_bytes} bytes; build the image again"
+    )]
     Truncated {
         /// Its path.
         program: String,
@@ -92,7 +94,9 @@ pub enum ProgramError {
         size_bytes: u64,
     },
     /// The interpreter (ld.so, or that of a script) is missing.
-    #[error("{program} needs the interpreter {interpreter}, which is not in the root file system; add it, or link the program statically")]
+    #[error(
+        "{program} needs the interpreter {interpreter}, which is not in the root file system; add it, or link the program statically"
+    )]
     NoInterpreter {
         /// Its path.
         program: String,
@@ -127,7 +131,13 @@ impl ProgramError {
 pub fn exit_code_of(errno: i32) -> u8 {
     match errno {
         libc::ENOENT | libc::ENOTDIR => 127,
-        libc::EACCES | libc::EPERM | libc::ENOEXEC | libc::EISDIR | libc::ELIBBAD | libc::EINVAL | libc::ELOOP => 126,
+        libc::EACCES
+        | libc::EPERM
+        | libc::ENOEXEC
+        | libc::EISDIR
+        | libc::ELIBBAD
+        | libc::EINVAL
+        | libc::ELOOP => 126,
         _ => 125,
     }
 }
@@ -162,7 +172,8 @@ fn lookup(view: &RootView, process: &ProcessSpec, path: &[u8]) -> Result<Option<
 fn find(view: &RootView, program: &[u8], process: &ProcessSpec) -> Result<Found, ProgramError> {
     if program.contains(&b'/') {
         let path = join(&process.cwd, program);
-        return lookup(view, process, &path)?.ok_or_else(|| ProgramError::NotFound { program: text(program) });
+        return lookup(view, process, &path)?
+            .ok_or_else(|| ProgramError::NotFound { program: text(program) });
     }
     let path = process.env.iter().rev().find_map(|entry| entry.strip_prefix(b"PATH="));
     let path = path.unwrap_or(DEFAULT_PATH.as_bytes());
@@ -214,7 +225,8 @@ fn check_node(view: &RootView, process: &ProcessSpec, node: &Node, depth: usize)
         elf_interpreter(view, node, &head, &program)?
     };
     let Some(interpreter) = interpreter else { return Ok(()) };
-    let missing = || ProgramError::NoInterpreter { program: program.clone(), interpreter: text(&interpreter) };
+    let missing =
+        || ProgramError::NoInterpreter { program: program.clone(), interpreter: text(&interpreter) };
     match lookup(view, process, &join(&process.cwd, &interpreter))?.ok_or_else(missing)? {
         Found::Node(node) => check_node(view, process, &node, depth + 1),
         Found::Injected => Ok(()),
@@ -229,7 +241,12 @@ fn script_interpreter(line: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Checks an ELF file's headers; returns the interpreter of its PT_INTERP segment, if it has one.
-fn elf_interpreter(view: &RootView, node: &Node, head: &[u8], program: &str) -> Result<Option<Vec<u8>>, ProgramError> {
+fn elf_interpreter(
+    view: &RootView,
+    node: &Node,
+    head: &[u8],
+    program: &str,
+) -> Result<Option<Vec<u8>>, ProgramError> {
     let size_bytes = node.inode.size_bytes;
     let program = || program.to_owned();
     let truncated = |what, end| ProgramError::Truncated { program: program(), what, end, size_bytes };
@@ -238,11 +255,12 @@ fn elf_interpreter(view: &RootView, node: &Node, head: &[u8], program: &str) -> 
     }
     let ident = head.get(4..6).ok_or_else(|| truncated("the ELF header", 64))?;
     if ident[0] != elf::ELFCLASS64.0 {
-        let found = if ident[0] == elf::ELFCLASS32.0 { "a 32-bit machine" } else { "an unknown class of machine" };
+        let found =
+            if ident[0] == elf::ELFCLASS32.0 { "a 32-bit machine" } else { "an unknown class of machine" };
         return Err(ProgramError::Machine { program: program(), found: found.to_owned() });
     }
-    let (header, _) =
-        object::pod::from_bytes::<elf::FileHeader64<LE>>(head).map_err(|()| truncated("the ELF header", 64))?;
+    let (header, _) = object::pod::from_bytes::<elf::FileHeader64<LE>>(head)
+        .map_err(|()| truncated("the ELF header", 64))?;
     let machine = header.e_machine.get(LE);
     if machine != elf::EM_X86_64 || ident[1] != elf::ELFDATA2LSB.0 {
         return Err(ProgramError::Machine { program: program(), found: machine_name(machine) });
@@ -310,3 +328,6 @@ fn join(base: &[u8], path: &[u8]) -> Vec<u8> {
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -199,9 +199,16 @@ fn stack(mut found: Vec<(usize, Inode)>, path: Vec<u8>) -> Option<Node> {
 
 /// The names of a path, last first; `.` and empty names left out.
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").rev().map(<[u8]>::to_vec).collect()
+    path.split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+        .rev()
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 fn lossy(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -71,7 +71,9 @@ impl Pod {
     pub fn create(&self, request: CreateRequest) -> Result<Arc<Container>, TaskError> {
         let id = request.id.clone();
         match self.slots().entry(id.clone()) {
-            std::collections::hash_map::Entry::Occupied(_) => return Err(TaskError::Exists { what: "container", id }),
+            std::collections::hash_map::Entry::Occupied(_) => {
+                return Err(TaskError::Exists { what: "container", id });
+            }
             std::collections::hash_map::Entry::Vacant(slot) => {
                 slot.insert(Slot::Creating);
             }

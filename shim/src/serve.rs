@@ -126,7 +126,8 @@ fn destination(flags: &Flags) -> Destination {
 
 /// SIGTERM and SIGINT: the containers get SIGTERM, time to end, then SIGKILL; then the shim ends. A second one makes it end at once.
 async fn obey_signals(pod: Arc<Pod>) {
-    let streams = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let streams =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut term), Ok(mut interrupt), Ok(mut hangup)) = streams else {
         tracing::error!("cannot listen for signals");
         return;

@@ -16,6 +16,7 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::types::task::{ProcessInfo, Status};
 use tracing::{Instrument as _, info_span};
+use ttrpc::Code;
 use ttrpc::r#async::{Service, TtrpcContext};
 
 use crate::container::CreateRequest;
@@ -82,6 +83,8 @@ impl TaskService {
             let result = work.await;
             match &result {
                 Ok(_) => tracing::debug!("done"),
+                // containerd asks for what is gone all the time, and takes the answer for what it is.
+                Err(error) if error.code() == Code::NOT_FOUND => tracing::debug!(%error, "not found"),
                 Err(error) => tracing::info!(%error, "refused"),
             }
             result
@@ -148,7 +151,11 @@ impl Task for TaskService {
         .await
     }
 
-    async fn create(&self, _ctx: &TtrpcContext, req: api::CreateTaskRequest) -> Answer<api::CreateTaskResponse> {
+    async fn create(
+        &self,
+        _ctx: &TtrpcContext,
+        req: api::CreateTaskRequest,
+    ) -> Answer<api::CreateTaskResponse> {
         let pod = Arc::clone(&self.pod);
         let id = req.id.clone();
         self.serve("Create", &id, "", async move {
@@ -197,7 +204,8 @@ impl Task for TaskService {
         let id = req.id.clone();
         self.serve("Pids", &id, "", async move {
             let info = |pid: crate::container::Pid| {
-                let details = pid.exec_id.map(|exec_id| any(&ProcessDetails { exec_id, ..Default::default() }));
+                let details =
+                    pid.exec_id.map(|exec_id| any(&ProcessDetails { exec_id, ..Default::default() }));
                 ProcessInfo { pid: pid.pid, info: details.into(), ..Default::default() }
             };
             let processes = pod.get(&req.id)?.pids().into_iter().map(info).collect();

@@ -2,7 +2,9 @@
 
 /// A text that is no size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a size; write bytes, or a number with K, M, G or Ki, Mi, Gi (powers of 1024), for example 512M")]
+#[error(
+    "{text:?} is not a size; write bytes, or a number with K, M, G or Ki, Mi, Gi (powers of 1024), for example 512M"
+)]
 pub struct ParseSizeError {
     text: String,
 }

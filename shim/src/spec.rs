@@ -25,8 +25,16 @@ pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
 /// Device nodes that every container has by the OCI specification: the guest has its own.
-const STANDARD_DEVICES: [&str; 8] =
-    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/console", "/dev/ptmx"];
+const STANDARD_DEVICES: [&str; 8] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/console",
+    "/dev/ptmx",
+];
 
 /// Why a specification cannot be met.
 #[derive(Debug, thiserror::Error)]
@@ -58,13 +66,17 @@ pub enum SpecError {
         which: String,
     },
     /// A device.
-    #[error("device {path} is not supported: a guest has no access to the host's devices (run it without it, and not privileged)")]
+    #[error(
+        "device {path} is not supported: a guest has no access to the host's devices (run it without it, and not privileged)"
+    )]
     Device {
         /// Its path.
         path: String,
     },
     /// The host's process namespace.
-    #[error("the host's process namespace (hostPID) is not supported: a guest cannot see or signal the host's processes")]
+    #[error(
+        "the host's process namespace (hostPID) is not supported: a guest cannot see or signal the host's processes"
+    )]
     HostPid,
     /// A kernel parameter.
     #[error("sysctl {key} is not supported: only net.* is (it applies to the pod's network namespace)")]
@@ -149,7 +161,8 @@ pub fn translate(spec: &Spec, hostname: &str) -> Result<GuestPlan, SpecError> {
     let hostname = if spec.hostname.is_empty() { hostname } else { &spec.hostname };
     translated.hostname = hostname.as_bytes().to_vec();
     translated.read_only_root = spec.root.as_ref().is_some_and(|root| root.readonly);
-    translated.nproc = spec.linux.resources.pids.limit.and_then(|limit| u64::try_from(limit).ok()).unwrap_or(0);
+    translated.nproc =
+        spec.linux.resources.pids.limit.and_then(|limit| u64::try_from(limit).ok()).unwrap_or(0);
     translated.files = mounts::inject(&spec.mounts, &process.user)?;
     let size_bytes = translated.encode().len();
     if size_bytes as u64 > MAILBOX_SIZE {
@@ -175,7 +188,8 @@ pub fn translate_exec(process: &Process) -> Result<ProcessSpec, SpecError> {
     }
     let bytes = |list: &[String]| list.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>();
     let size = process.console_size.unwrap_or_default();
-    let nofile = process.rlimits.iter().find(|limit| limit.kind == "RLIMIT_NOFILE").map_or(0, |limit| limit.soft);
+    let nofile =
+        process.rlimits.iter().find(|limit| limit.kind == "RLIMIT_NOFILE").map_or(0, |limit| limit.soft);
     Ok(ProcessSpec {
         args: bytes(&process.args),
         env: bytes(&process.env),
@@ -217,13 +231,23 @@ pub fn net_sysctls(spec: &Spec) -> Result<Vec<(String, String)>, SpecError> {
 }
 
 fn memory_bytes(spec: &Spec) -> Result<u64, SpecError> {
-    let limit = spec.linux.resources.memory.limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
+    let limit = spec
+        .linux
+        .resources
+        .memory
+        .limit
+        .and_then(|limit| u64::try_from(limit).ok())
+        .filter(|limit| *limit > 0);
     let bytes = limit.unwrap_or(DEFAULT_MEMORY_BYTES);
     if bytes < PRIVATE_MIN {
         return Err(SpecError::Memory { limit_bytes: bytes, least_bytes: PRIVATE_MIN });
     }
     if bytes > PRIVATE_MAX {
-        tracing::warn!(limit_bytes = bytes, used_bytes = PRIVATE_MAX, "memory limit is larger than the largest guest");
+        tracing::warn!(
+            limit_bytes = bytes,
+            used_bytes = PRIVATE_MAX,
+            "memory limit is larger than the largest guest"
+        );
     }
     Ok(bytes.min(PRIVATE_MAX))
 }
@@ -233,7 +257,9 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), SpecError> {
     if let Some((which, _)) = hook {
         return Err(SpecError::Hooks { which: which.clone() });
     }
-    if let Some(device) = spec.linux.devices.iter().find(|device| !STANDARD_DEVICES.contains(&device.path.as_str())) {
+    if let Some(device) =
+        spec.linux.devices.iter().find(|device| !STANDARD_DEVICES.contains(&device.path.as_str()))
+    {
         return Err(SpecError::Device { path: device.path.clone() });
     }
     net_sysctls(spec)?;
@@ -241,7 +267,9 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), SpecError> {
         None => Err(SpecError::HostPid),
         Some(namespace) if !namespace.path.is_empty() => {
             // CRI's default where the caller says nothing (crictl), so it cannot be refused; the kubelet asks for it with shareProcessNamespace.
-            tracing::info!("the pod's containers share a process namespace by its configuration; guests see only their own processes");
+            tracing::info!(
+                "the pod's containers share a process namespace by its configuration; guests see only their own processes"
+            );
             Ok(())
         }
         Some(_) => Ok(()),

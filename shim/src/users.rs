@@ -94,13 +94,17 @@ fn resolve_in(passwd: &str, group: &str, text: &str) -> Result<Identity, UserErr
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = user.parse::<u32>().ok();
-    let entry = entries(passwd).find(|entry| entry.name == user).or_else(|| entries(passwd).find(|e| Some(e.id) == number));
+    let entry = entries(passwd)
+        .find(|entry| entry.name == user)
+        .or_else(|| entries(passwd).find(|e| Some(e.id) == number));
     let uid = entry.as_ref().map(|entry| entry.id).or(number);
     let uid = uid.ok_or_else(|| UserError::NoUser { name: user.to_owned() })?;
     let own_gid = entry.as_ref().and_then(|entry| entry.rest.first()?.parse().ok()).unwrap_or(0);
     let Some(group_name) = group_name else {
-        let is_member = |members: &str| entry.as_ref().is_some_and(|entry| members.split(',').any(|m| m == entry.name));
-        let groups = entries(group).filter(|g| g.rest.first().is_some_and(|members| is_member(members))).map(|g| g.id);
+        let is_member =
+            |members: &str| entry.as_ref().is_some_and(|entry| members.split(',').any(|m| m == entry.name));
+        let groups =
+            entries(group).filter(|g| g.rest.first().is_some_and(|members| is_member(members))).map(|g| g.id);
         return Ok(Identity { uid, gid: own_gid, groups: groups.collect() });
     };
     let gid = entries(group).find(|entry| entry.name == group_name).map(|entry| entry.id);
@@ -113,7 +117,8 @@ fn resolve_in(passwd: &str, group: &str, text: &str) -> Result<Identity, UserErr
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34::/srv:/bin/false\nbroken\n1234:x:7:8::/odd:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34::/srv:/bin/false\nbroken\n1234:x:7:8::/odd:\n";
     const GROUP: &str = "root:x:0:\nwww:x:34:\nextra:x:50:ftp,www\n";
 
     fn id(text: &str) -> Identity {
@@ -134,8 +139,12 @@ mod tests {
 
     #[test]
     fn unknown_names_are_named() {
-        assert!(matches!(resolve_in(PASSWD, GROUP, "nobody"), Err(UserError::NoUser { name }) if name == "nobody"));
-        assert!(matches!(resolve_in(PASSWD, GROUP, "www:x"), Err(UserError::NoGroup { name }) if name == "x"));
+        assert!(
+            matches!(resolve_in(PASSWD, GROUP, "nobody"), Err(UserError::NoUser { name }) if name == "nobody")
+        );
+        assert!(
+            matches!(resolve_in(PASSWD, GROUP, "www:x"), Err(UserError::NoGroup { name }) if name == "x")
+        );
         assert!(resolve_in("", "", "0:0").is_ok());
     }
 

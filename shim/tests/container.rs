@@ -60,7 +60,8 @@ async fn one(node: &mut Node, args: &[&str]) -> Shim {
 }
 
 fn exec_request(exec_id: &str, args: &[&str], stdout: &str) -> api::ExecProcessRequest {
-    let process = serde_json::json!({"args": args, "cwd": "/", "env": ["PATH=/"], "user": {"uid": 0, "gid": 0}});
+    let process =
+        serde_json::json!({"args": args, "cwd": "/", "env": ["PATH=/"], "user": {"uid": 0, "gid": 0}});
     let spec = Any {
         type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
         value: process.to_string().into_bytes(),
@@ -91,7 +92,9 @@ async fn output_exit_code_and_events_of_a_program() {
     assert_eq!(stdout.text(), "hello from the guest\n");
     assert!(stdout.has_ended());
     shim.shutdown("c1").await;
-    node.told.wait_for(&["/tasks/create c1", "/tasks/start c1", "/tasks/exit c1/c1 7", "/tasks/delete c1"]).await;
+    node.told
+        .wait_for(&["/tasks/create c1", "/tasks/start c1", "/tasks/exit c1/c1 7", "/tasks/delete c1"])
+        .await;
     node.nothing_is_left(&shim).await;
 }
 
@@ -129,7 +132,11 @@ async fn signals_and_execs() {
     let shim = one(&mut node, &["/pause"]).await;
     shim.create(&node, "c1").await.unwrap();
     let exec = exec_request("e1", &["/hello"], "");
-    assert_eq!(refused(shim.task.exec(soon(), &exec).await).0, Code::FAILED_PRECONDITION, "not before the start");
+    assert_eq!(
+        refused(shim.task.exec(soon(), &exec).await).0,
+        Code::FAILED_PRECONDITION,
+        "not before the start"
+    );
     shim.begin("c1", "").await.unwrap();
 
     let mut stdout = Output::new(&node, "e1");
@@ -149,7 +156,8 @@ async fn signals_and_execs() {
 
     shim.task.exec(soon(), &exec_request("e3", &["/pause"], "")).await.unwrap();
     shim.begin("c1", "e3").await.unwrap();
-    let pids = shim.task.pids(soon(), &api::PidsRequest { id: "c1".into(), ..Default::default() }).await.unwrap();
+    let pids =
+        shim.task.pids(soon(), &api::PidsRequest { id: "c1".into(), ..Default::default() }).await.unwrap();
     assert_eq!(pids.processes.len(), 2);
     shim.kill("c1", "e3", 15).await.unwrap();
     assert_eq!(shim.wait("c1", "e3").await.unwrap(), 128 + 15);
@@ -248,9 +256,12 @@ async fn two_containers_of_a_pod_in_their_network_and_groups() {
         shim.create(&node, id).await.unwrap();
         pids.push(shim.begin(id, "").await.unwrap());
     }
-    let namespace = |tid: u32| fs::read_link(format!("/proc/{}/task/{tid}/ns/net", shim.process.pid)).unwrap();
+    let namespace =
+        |tid: u32| fs::read_link(format!("/proc/{}/task/{tid}/ns/net", shim.process.pid)).unwrap();
     let own = fs::read_link(format!("/proc/{}/ns/net", shim.process.pid)).unwrap();
-    assert!(namespace(pids[0]) != own && namespace(pids[1]) != own && namespace(pids[0]) != namespace(pids[1]));
+    assert!(
+        namespace(pids[0]) != own && namespace(pids[1]) != own && namespace(pids[0]) != namespace(pids[1])
+    );
     let groups = fs::read_to_string(format!("/proc/{}/task/{}/cgroup", shim.process.pid, pids[0])).unwrap();
     assert!(groups.lines().any(|line| line.ends_with("/one")), "{groups}");
 

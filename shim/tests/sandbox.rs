@@ -25,9 +25,11 @@ async fn a_sandbox_from_start_to_shutdown() {
     let state = shim.state("pod", "").await.unwrap();
     assert_eq!((state.status(), state.pid), (Status::RUNNING, shim.process.pid));
     assert!(state.exited_at.is_none());
-    let pids = shim.task.pids(soon(), &api::PidsRequest { id: "pod".into(), ..Default::default() }).await.unwrap();
+    let pids =
+        shim.task.pids(soon(), &api::PidsRequest { id: "pod".into(), ..Default::default() }).await.unwrap();
     assert_eq!(pids.processes.iter().map(|p| p.pid).collect::<Vec<_>>(), [shim.process.pid]);
-    let connect = shim.task.connect(soon(), &api::ConnectRequest { id: "pod".into(), ..Default::default() }).await;
+    let connect =
+        shim.task.connect(soon(), &api::ConnectRequest { id: "pod".into(), ..Default::default() }).await;
     assert_eq!(connect.unwrap().task_pid, shim.process.pid);
     assert_eq!(refused(shim.delete("pod", "").await).0, Code::FAILED_PRECONDITION);
     shim.shutdown("pod").await;
@@ -59,15 +61,17 @@ async fn what_is_not_supported_is_named() {
     shim.create(&node, "pod").await.unwrap();
     shim.begin("pod", "").await.unwrap();
     let id = || "pod".to_owned();
-    let (code, message) =
-        refused(shim.task.checkpoint(soon(), &api::CheckpointTaskRequest { id: id(), ..Default::default() }).await);
+    let (code, message) = refused(
+        shim.task.checkpoint(soon(), &api::CheckpointTaskRequest { id: id(), ..Default::default() }).await,
+    );
     assert_eq!(code, Code::UNIMPLEMENTED);
     assert!(message.contains("checkpoint"), "{message}");
     let exec = api::ExecProcessRequest { id: id(), exec_id: "e".into(), ..Default::default() };
     let (code, message) = refused(shim.task.exec(soon(), &exec).await);
     assert_eq!(code, Code::UNIMPLEMENTED);
     assert!(message.contains("exec in a sandbox container"), "{message}");
-    let (code, _) = refused(shim.task.pause(soon(), &api::PauseRequest { id: id(), ..Default::default() }).await);
+    let (code, _) =
+        refused(shim.task.pause(soon(), &api::PauseRequest { id: id(), ..Default::default() }).await);
     assert_eq!(code, Code::UNIMPLEMENTED);
     assert_eq!(refused(shim.state("pod", "e").await).0, Code::NOT_FOUND);
     let log = node.log("pod");
@@ -97,9 +101,11 @@ async fn both_names_of_the_service_answer() {
     let mut node = Node::new().await;
     node.make_bundle("pod", &node.pod_config("sandbox", "pod", &["/pause"]));
     let shim = node.shim("pod").await;
-    for (service, found) in
-        [("containerd.task.v2.Task", true), ("containerd.task.v3.Task", true), ("containerd.task.v4.Task", false)]
-    {
+    for (service, found) in [
+        ("containerd.task.v2.Task", true),
+        ("containerd.task.v3.Task", true),
+        ("containerd.task.v4.Task", false),
+    ] {
         let request = ttrpc::Request {
             service: service.to_owned(),
             method: "Connect".to_owned(),
@@ -144,7 +150,10 @@ async fn older_containerds_get_json_or_an_address_and_events_by_the_binary() {
         let text = String::from_utf8(output.stdout).unwrap();
         let address = if protocol == "json" {
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert_eq!((&value["version"], &value["protocol"]), (&serde_json::json!(2), &serde_json::json!("ttrpc")));
+            assert_eq!(
+                (&value["version"], &value["protocol"]),
+                (&serde_json::json!(2), &serde_json::json!("ttrpc"))
+            );
             value["address"].as_str().unwrap().to_owned()
         } else {
             text
@@ -153,8 +162,12 @@ async fn older_containerds_get_json_or_an_address_and_events_by_the_binary() {
         let shim = node.connect(&address).await;
         shim.create(&node, id).await.unwrap();
         let grpc = node.dir.path().join("g");
-        let line = format!("--address {} publish --topic /tasks/create --namespace {NAMESPACE}\n", grpc.display());
-        eventually("the event is published", || fs::read_to_string(&told).is_ok_and(|text| text.contains(&line))).await;
+        let line =
+            format!("--address {} publish --topic /tasks/create --namespace {NAMESPACE}\n", grpc.display());
+        eventually("the event is published", || {
+            fs::read_to_string(&told).is_ok_and(|text| text.contains(&line))
+        })
+        .await;
         fs::remove_file(&told).unwrap();
         shim.delete(id, "").await.unwrap();
         shim.shutdown(id).await;
@@ -204,7 +217,11 @@ async fn delete_cleans_up_after_a_killed_shim() {
     shim.begin("pod", "").await.unwrap();
     let groups = || {
         let roots = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
-        roots.chain(["/sys/fs/cgroup".into()]).map(|root| root.join(&group)).filter(|dir| dir.exists()).count()
+        roots
+            .chain(["/sys/fs/cgroup".into()])
+            .map(|root| root.join(&group))
+            .filter(|dir| dir.exists())
+            .count()
     };
     assert!(groups() > 0, "the shim is in a control group");
     let pid = rustix::process::Pid::from_raw(shim.process.pid as i32).unwrap();
@@ -212,12 +229,17 @@ async fn delete_cleans_up_after_a_killed_shim() {
     eventually("the shim dies", || !shim.process.is_alive()).await;
     // What a shim that died while it created a container leaves; and another container's bundle, which containerd 2 does not delete.
     node.make_bundle("one", &node.pod_config("container", "pod", &["/pause"]));
-    let record = seuss_shim::record::Record { id: "one".into(), shim: shim.process, pid: 1, cgroups: Vec::new() };
+    let record =
+        seuss_shim::record::Record { id: "one".into(), shim: shim.process, pid: 1, cgroups: Vec::new() };
     record.write(&node.bundle("one")).unwrap();
     for id in ["pod", "one"] {
         let root = node.bundle(id).join("rootfs");
         seuss_shim::mount::mount_all(
-            &[seuss_shim::mount::MountSpec { kind: "tmpfs".into(), source: "tmpfs".into(), ..Default::default() }],
+            &[seuss_shim::mount::MountSpec {
+                kind: "tmpfs".into(),
+                source: "tmpfs".into(),
+                ..Default::default()
+            }],
             &root,
         )
         .unwrap();
@@ -257,12 +279,15 @@ async fn delete_leaves_a_living_shim_to_its_other_containers() {
 
 #[test]
 fn questions_are_answered_without_a_container() {
-    let run = |arg: &str| std::process::Command::new(common::SHIM).arg(arg).stdin(std::process::Stdio::null()).output();
+    let run = |arg: &str| {
+        std::process::Command::new(common::SHIM).arg(arg).stdin(std::process::Stdio::null()).output()
+    };
     let version = run("-v").unwrap();
     assert!(version.status.success());
     assert!(String::from_utf8(version.stdout).unwrap().contains("io.containerd.seuss.v2"));
     let info = run("-info").unwrap();
-    let info = containerd_shim_protos::types::introspection::RuntimeInfo::parse_from_bytes(&info.stdout).unwrap();
+    let info =
+        containerd_shim_protos::types::introspection::RuntimeInfo::parse_from_bytes(&info.stdout).unwrap();
     assert_eq!(info.name, "io.containerd.seuss.v2");
     assert!(!run("stop").unwrap().status.success());
 }

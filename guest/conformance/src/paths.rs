@@ -25,9 +25,10 @@ fn target() -> PathBuf {
     repository().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// What the suite builds: compiled programs and the root file system.
+/// What the suite builds: compiled programs and the root file system; one directory for each base.
 pub fn work() -> PathBuf {
-    target().join("conformance")
+    let base = base_rootfs();
+    target().join("conformance").join(base.file_name().unwrap_or("base".as_ref()))
 }
 
 /// The program that runs a guest.

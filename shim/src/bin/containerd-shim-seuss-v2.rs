@@ -26,16 +26,21 @@ fn run() -> Result<()> {
         Action::Version => print(info::version().as_bytes()),
         Action::Info => {
             let mut options = Vec::new();
-            io::stdin().take(10 << 20).read_to_end(&mut options).context("cannot read the options from standard input")?;
+            io::stdin()
+                .take(10 << 20)
+                .read_to_end(&mut options)
+                .context("cannot read the options from standard input")?;
             print(&info::info(&options))
         }
         Action::Start => {
-            let bundle = std::env::current_dir().context("cannot find the bundle, which is the working directory")?;
+            let bundle =
+                std::env::current_dir().context("cannot find the bundle, which is the working directory")?;
             print(&bootstrap::start(&flags, &bundle)?)
         }
         Action::Delete => {
             logging::to_stderr();
-            let bundle = if flags.bundle == Path::new("") { std::env::current_dir()? } else { flags.bundle.clone() };
+            let bundle =
+                if flags.bundle == Path::new("") { std::env::current_dir()? } else { flags.bundle.clone() };
             print(&delete(&flags.id, bundle)?)
         }
         Action::Serve => Ok(serve::serve(&flags)?),

@@ -9,8 +9,10 @@ fn paths_in_both_forms() {
     for (given, wanted) in [
         ("/k8s.io/abc", "k8s.io/abc"),
         ("/kubepods/burstable/pod1/abc", "kubepods/burstable/pod1/abc"),
-        ("kubepods-burstable-pod1.slice:cri-containerd:abc",
-         "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-abc.scope"),
+        (
+            "kubepods-burstable-pod1.slice:cri-containerd:abc",
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-abc.scope",
+        ),
         ("system.slice:seuss:abc", "system.slice/seuss-abc.scope"),
         ("/../../etc/x", "etc/x"),
         ("", ""),
@@ -31,7 +33,10 @@ fn limits_in_the_words_of_both_versions() {
         ]
     );
     assert_eq!(v2_limits(&limits), [("cpu.weight", "20".to_owned()), ("cpu.max", "50000 100000".to_owned())]);
-    assert_eq!(v2_limits(&cpu(2, -1, 0)), [("cpu.weight", "1".to_owned()), ("cpu.max", "max 100000".to_owned())]);
+    assert_eq!(
+        v2_limits(&cpu(2, -1, 0)),
+        [("cpu.weight", "1".to_owned()), ("cpu.max", "max 100000".to_owned())]
+    );
     assert!(v1_limits(&Cpu::default()).is_empty() && v2_limits(&Cpu::default()).is_empty());
 }
 
@@ -79,7 +84,8 @@ fn figures_are_read_back() {
     let group = Cgroup::create_under(root.path(), Version::V1, Path::new("a"), &Cpu::default()).unwrap();
     assert_eq!(group.cpu_time(), None);
     fs::write(root.path().join("cpuacct/a/cpuacct.usage"), "1500\n").unwrap();
-    fs::write(root.path().join("cpu/a/cpu.stat"), "nr_periods 3\nnr_throttled 2\nthrottled_time 77\n").unwrap();
+    fs::write(root.path().join("cpu/a/cpu.stat"), "nr_periods 3\nnr_throttled 2\nthrottled_time 77\n")
+        .unwrap();
     assert_eq!(group.cpu_time(), Some(Duration::from_nanos(1500)));
     assert_eq!(group.throttling(), (3, 2, Duration::from_nanos(77)));
     let group = Cgroup { version: Version::V2, made: Vec::new(), dirs: vec![root.path().join("cpu/a")] };

@@ -57,12 +57,16 @@ impl Container {
     }
 
     fn exec_started(&self, state: &mut State, token: u32, result: Result<u32, i32>) {
-        let Some((exec_id, process)) = state.execs.iter_mut().find(|(_, process)| process.token == token) else { return };
+        let Some((exec_id, process)) = state.execs.iter_mut().find(|(_, process)| process.token == token)
+        else {
+            return;
+        };
         match result {
             Ok(guest_pid) => {
                 tracing::debug!(exec_id, guest_pid, "exec started");
                 process.started();
-                let event = Event::ExecStarted { id: self.id.clone(), exec_id: exec_id.clone(), pid: process.pid };
+                let event =
+                    Event::ExecStarted { id: self.id.clone(), exec_id: exec_id.clone(), pid: process.pid };
                 self.shared.events.push(event);
             }
             Err(errno) => process.start_failed(now_exit(NOT_STARTED), Some(NotStarted::Errno(errno))),
@@ -82,8 +86,12 @@ impl Container {
 
     /// The guest has ended: so have all processes, execs first.
     fn ended(&self, state: &mut State, result: Result<WaitStatus, GuestError>) {
-        let running: Vec<u32> =
-            state.execs.values().filter(|process| process.lifecycle.is_alive()).map(|process| process.token).collect();
+        let running: Vec<u32> = state
+            .execs
+            .values()
+            .filter(|process| process.lifecycle.is_alive())
+            .map(|process| process.token)
+            .collect();
         for token in running {
             self.exec_exited(state, token, KILLED);
         }

@@ -28,7 +28,10 @@ pub struct Prepared {
 /// # Errors
 /// [`TaskError`]; nothing stays mounted.
 pub fn prepare(
-    bundle: &Path, spec: &Spec, mounts: &[MountSpec], process: &mut ProcessSpec,
+    bundle: &Path,
+    spec: &Spec,
+    mounts: &[MountSpec],
+    process: &mut ProcessSpec,
 ) -> Result<Prepared, TaskError> {
     let root = match &spec.root {
         Some(root) if !root.path.as_os_str().is_empty() => bundle.join(&root.path),

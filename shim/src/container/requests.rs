@@ -83,7 +83,12 @@ impl Container {
             };
             (config, plan.cpu.cpus, started)
         };
-        let program = config.process.args.first().map(|arg| String::from_utf8_lossy(arg).into_owned()).unwrap_or_default();
+        let program = config
+            .process
+            .args
+            .first()
+            .map(|arg| String::from_utf8_lossy(arg).into_owned())
+            .unwrap_or_default();
         let container = Arc::clone(self);
         let launched = crate::service::blocking(move || container.launch(config, &cpus)).await;
         if let Err(error) = launched.and_then(|launched| launched) {
@@ -93,7 +98,9 @@ impl Container {
         match tokio::time::timeout(START_TIMEOUT, started).await {
             Ok(Ok(Ok(()))) => Ok(self.pid()),
             Ok(Ok(Err(NotStarted::Guest(error)))) => Err(not_started(error, program)),
-            Ok(Ok(Err(NotStarted::Errno(_) | NotStarted::Killed)) | Err(_)) => Err(TaskError::Ended { id: self.id.clone() }),
+            Ok(Ok(Err(NotStarted::Errno(_) | NotStarted::Killed)) | Err(_)) => {
+                Err(TaskError::Ended { id: self.id.clone() })
+            }
             Err(_) => {
                 let guest = self.lock().guest.clone();
                 if let Some(guest) = guest {
@@ -148,7 +155,10 @@ impl Container {
             let guest = state.guest.clone().ok_or_else(|| TaskError::Ended { id: self.id.clone() })?;
             let pid = guest.tid();
             let process = self.exec_mut(&mut state, exec_id)?;
-            process.lifecycle.begin_start().map_err(|source| TaskError::Refused { id: exec_id.to_owned(), source })?;
+            process
+                .lifecycle
+                .begin_start()
+                .map_err(|source| TaskError::Refused { id: exec_id.to_owned(), source })?;
             let owner = Owner { namespace: &self.shared.namespace, id: &self.id };
             match ProcessIo::open(&process.names, owner) {
                 Ok(io) => process.io = io,
@@ -163,7 +173,11 @@ impl Container {
             let stdio = process.io.take_stdio();
             (guest, process.token, process.spec.take().unwrap_or_default(), stdio, started, pid)
         };
-        let program = process_spec.args.first().map(|arg| String::from_utf8_lossy(arg).into_owned()).unwrap_or_default();
+        let program = process_spec
+            .args
+            .first()
+            .map(|arg| String::from_utf8_lossy(arg).into_owned())
+            .unwrap_or_default();
         if let Err(source) = guest.exec(token, process_spec, stdio) {
             self.fail_exec(exec_id);
             return Err(TaskError::Request { id: exec_id.to_owned(), source });
@@ -171,7 +185,9 @@ impl Container {
         match tokio::time::timeout(EXEC_TIMEOUT, started).await {
             Ok(Ok(Ok(()))) => Ok(pid),
             Ok(Ok(Err(NotStarted::Errno(errno)))) => Err(TaskError::ExecFailed { program, errno }),
-            Ok(Ok(Err(NotStarted::Guest(_) | NotStarted::Killed)) | Err(_)) => Err(TaskError::Ended { id: self.id.clone() }),
+            Ok(Ok(Err(NotStarted::Guest(_) | NotStarted::Killed)) | Err(_)) => {
+                Err(TaskError::Ended { id: self.id.clone() })
+            }
             Err(_) => Err(TaskError::Silent { id: self.id.clone(), seconds: EXEC_TIMEOUT.as_secs() }),
         }
     }
@@ -193,7 +209,11 @@ impl Container {
         let mut process: OciProcess =
             serde_json::from_slice(description).map_err(|source| TaskError::ExecSpec { source })?;
         process.terminal = names.terminal;
-        let process_spec = spec::translate_exec(&process)?;
+        let mut process_spec = spec::translate_exec(&process)?;
+        if !process_spec.env.iter().any(|entry| entry.starts_with(b"HOME=")) {
+            let own = self.home.as_ref().filter(|(uid, _)| *uid == process_spec.uid);
+            process_spec.env.push(own.map_or_else(|| b"HOME=/".to_vec(), |(_, home)| home.clone()));
+        }
         let mut state = self.lock();
         state.init.lifecycle.can_exec().map_err(|source| self.refused(source))?;
         if state.execs.contains_key(exec_id) {
@@ -274,7 +294,9 @@ impl Container {
         };
         let exit = watch.wait_for(Option::is_some).await.map(|exit| *exit);
         // The sender lives in the process' entry; when that goes, the process was deleted, which tells its exit first.
-        exit.ok().flatten().ok_or_else(|| TaskError::Refused { id: self.id.clone(), source: Refused::Deleted })
+        exit.ok()
+            .flatten()
+            .ok_or_else(|| TaskError::Refused { id: self.id.clone(), source: Refused::Deleted })
     }
 
     /// Deletes the container, which must have ended. Blocks until its guest has let go of everything. Returns its pid and exit.
@@ -306,8 +328,10 @@ impl Container {
     pub fn delete_exec(&self, exec_id: &str) -> Result<(u32, Exit), TaskError> {
         let mut state = self.lock();
         let process = self.exec_mut(&mut state, exec_id)?;
-        let exit =
-            process.lifecycle.delete().map_err(|source| TaskError::Refused { id: exec_id.to_owned(), source })?;
+        let exit = process
+            .lifecycle
+            .delete()
+            .map_err(|source| TaskError::Refused { id: exec_id.to_owned(), source })?;
         let exit = exit.unwrap_or_else(|| now_exit(128 + SIGKILL));
         process.never_ran(exit);
         let pid = process.pid;
@@ -367,9 +391,13 @@ impl Container {
     #[must_use]
     pub fn pids(&self) -> Vec<Pid> {
         let state = self.lock();
-        let init = Some(&state.init).filter(|init| init.lifecycle.is_alive()).map(|init| Pid { pid: init.pid, exec_id: None });
+        let init = Some(&state.init)
+            .filter(|init| init.lifecycle.is_alive())
+            .map(|init| Pid { pid: init.pid, exec_id: None });
         let execs = state.execs.iter().filter(|(_, process)| process.lifecycle.is_alive());
-        init.into_iter().chain(execs.map(|(id, process)| Pid { pid: process.pid, exec_id: Some(id.clone()) })).collect()
+        init.into_iter()
+            .chain(execs.map(|(id, process)| Pid { pid: process.pid, exec_id: Some(id.clone()) }))
+            .collect()
     }
 
     /// The container's pid.
@@ -422,10 +450,14 @@ impl Container {
     pub fn update(&self, resources: &[u8]) -> Result<(), TaskError> {
         let resources: Resources =
             serde_json::from_slice(resources).map_err(|source| TaskError::Resources { source })?;
-        let limit = resources.memory.limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
+        let limit =
+            resources.memory.limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
         if let Some(limit) = limit.filter(|limit| *limit != self.memory_bytes && !self.is_sandbox()) {
             return Err(TaskError::Unsupported {
-                what: format!("changing the memory limit of a running guest (from {} to {limit} bytes)", self.memory_bytes),
+                what: format!(
+                    "changing the memory limit of a running guest (from {} to {limit} bytes)",
+                    self.memory_bytes
+                ),
                 hint: ": its memory is laid out when it starts; start the container again",
             });
         }
@@ -457,6 +489,8 @@ impl Container {
             let state = self.lock();
             (state.guest.clone(), state.group.clone())
         };
+        // A sandbox has used what the process has used that no container did.
+        let group = group.or_else(|| self.shared.pod().process_group.clone().filter(|_| self.is_sandbox()));
         let stats = guest.map(|guest| guest.stats()).unwrap_or_default();
         metrics::metrics(Version::detect(), &stats, group.as_ref())
     }
@@ -513,7 +547,8 @@ fn pin(tid: u32, cpus: &str) -> std::io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     for range in cpus.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let parse = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < rustix::thread::CpuSet::MAX_CPU);
+        let parse =
+            |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < rustix::thread::CpuSet::MAX_CPU);
         let (first, last) = (parse(first).ok_or_else(invalid)?, parse(last).ok_or_else(invalid)?);
         for cpu in first..=last {
             set.set(cpu);

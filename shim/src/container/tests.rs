@@ -284,7 +284,10 @@ async fn an_exec_that_cannot_be_started_names_the_program_and_is_not_told() {
     let mut bench = bench();
     bench.container.start(None).await.unwrap();
     let error = bench.exec("e1", Err(libc::ENOENT)).await.unwrap_err();
-    assert!(error.to_string().contains("cannot run \"x\"") && error.to_string().contains("No such file"), "{error}");
+    assert!(
+        error.to_string().contains("cannot run \"x\"") && error.to_string().contains("No such file"),
+        "{error}"
+    );
     bench.container.delete_exec("e1").unwrap();
     assert_eq!(bench.told(), ["create", "start", "exec-added e1"]);
 }
@@ -396,7 +399,8 @@ async fn the_guest_gets_home_and_a_host_name() {
 #[tokio::test]
 async fn a_sandbox_has_no_guest_and_ends_as_pause_does() {
     for (signo, status) in [(15, 0), (2, 0), (9, 137)] {
-        let mut bench = bench_with(FakeHypervisor::default(), r#""io.kubernetes.cri.container-type": "sandbox""#);
+        let mut bench =
+            bench_with(FakeHypervisor::default(), r#""io.kubernetes.cri.container-type": "sandbox""#);
         assert_eq!(bench.container.start(None).await.unwrap(), std::process::id());
         assert!(bench.hypervisor.config.lock().unwrap().is_none());
         let error = bench.exec("e1", Ok(1)).await.unwrap_err();

@@ -23,7 +23,8 @@ use crate::terminal::{RawMode, window_size};
 use crate::users::{self, UserError};
 
 /// Signals that are passed on as they are.
-const FORWARDED: [i32; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
+const FORWARDED: [i32; 6] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 /// So many SIGINTs or SIGTERMs within [`INSIST_WITHIN`] end a guest that does not react to them.
 const INSIST_COUNT: usize = 3;
 const INSIST_WITHIN: Duration = Duration::from_secs(2);
@@ -131,10 +132,11 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
 }
 
 fn open_image(args: &RunArgs) -> Result<RootImage, RunError> {
-    let cache = match cache_dir(args).filter(|_| args.rootfs.is_file() || args.rootfs.join("oci-layout").is_file()) {
-        Some(dir) => Some(BlobCache::open(&dir).map_err(|source| RunError::Cache { source })?),
-        None => None,
-    };
+    let cache =
+        match cache_dir(args).filter(|_| args.rootfs.is_file() || args.rootfs.join("oci-layout").is_file()) {
+            Some(dir) => Some(BlobCache::open(&dir).map_err(|source| RunError::Cache { source })?),
+            None => None,
+        };
     Ok(RootImage::open(&args.rootfs, args.image.as_deref(), cache.as_ref())?)
 }
 
@@ -181,11 +183,12 @@ fn describe(args: &RunArgs, image: &RootImage, terminal: bool) -> Result<Process
 /// The image's environment, changed by the command line's, with what every program may expect.
 fn environment(image: &[String], own: &[String], home: &str, terminal: bool) -> Vec<Vec<u8>> {
     let mut entries: Vec<(String, String)> = Vec::new();
-    let mut set = |key: &str, value: &str, replace: bool| match entries.iter_mut().find(|(name, _)| name == key) {
-        Some(entry) if replace => value.clone_into(&mut entry.1),
-        Some(_) => {}
-        None => entries.push((key.to_owned(), value.to_owned())),
-    };
+    let mut set =
+        |key: &str, value: &str, replace: bool| match entries.iter_mut().find(|(name, _)| name == key) {
+            Some(entry) if replace => value.clone_into(&mut entry.1),
+            Some(_) => {}
+            None => entries.push((key.to_owned(), value.to_owned())),
+        };
     for entry in image {
         let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
         set(key, value, true);
@@ -222,7 +225,8 @@ fn own_stdio() -> Result<Stdio, RunError> {
 
 /// Starts the guest and passes on signals until it has ended.
 async fn drive(config: GuestConfig, terminal: bool, timings: &mut Timings) -> Result<WaitStatus, RunError> {
-    let mut signals = Signals::new().map_err(|source| RunError::Host { operation: "listen for signals", source })?;
+    let mut signals =
+        Signals::new().map_err(|source| RunError::Host { operation: "listen for signals", source })?;
     let (sender, mut ended) = mpsc::unbounded_channel();
     let started = Instant::now();
     let guest = Guest::start(config, move |event| {

@@ -125,7 +125,11 @@ impl Timings {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path, json: bool) -> std::io::Result<()> {
-        let mut text = if json { serde_json::to_string_pretty(self).map_err(std::io::Error::from)? } else { self.table() };
+        let mut text = if json {
+            serde_json::to_string_pretty(self).map_err(std::io::Error::from)?
+        } else {
+            self.table()
+        };
         text.push('\n');
         if path == Path::new("-") {
             std::io::stderr().write_all(text.as_bytes())

@@ -55,7 +55,11 @@ pub struct Logger {
 }
 
 /// Starts the program that `rest` (what follows `binary://` in `uri`) names. Returns it with the container's ends of stdout and stderr.
-pub(super) fn start(uri: &str, rest: &str, owner: Owner<'_>) -> Result<(Logger, OwnedFd, OwnedFd), BinaryError> {
+pub(super) fn start(
+    uri: &str,
+    rest: &str,
+    owner: Owner<'_>,
+) -> Result<(Logger, OwnedFd, OwnedFd), BinaryError> {
     let (program, query) = rest.split_once('?').unwrap_or((rest, ""));
     let program = decode(program);
     if program.is_empty() {
@@ -135,7 +139,11 @@ impl Logger {
                         Ok(Some(_)) | Err(_) => return,
                     }
                 }
-                tracing::warn!(pid = self.child.id(), ?signal, "the logging program does not end; it gets a signal");
+                tracing::warn!(
+                    pid = self.child.id(),
+                    ?signal,
+                    "the logging program does not end; it gets a signal"
+                );
                 if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
                     // It has not been waited for, so the number is still its own.
                     let _ = kill_process(pid, signal);

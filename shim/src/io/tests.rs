@@ -75,14 +75,19 @@ fn stdin_ends_with_close_io_after_what_was_written() {
 fn output_survives_a_reader_that_goes_away_and_ends_when_all_let_go() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "out");
-    let mut io = ProcessIo::open(&StdioNames { stdout: text(&path), ..StdioNames::default() }, OWNER).unwrap();
+    let mut io =
+        ProcessIo::open(&StdioNames { stdout: text(&path), ..StdioNames::default() }, OWNER).unwrap();
     let mut stdout = File::from(io.take_stdio().stdout.unwrap());
     drop(nonblocking_reader(&path));
     stdout.write_all(b"one").unwrap();
     let mut reader = nonblocking_reader(&path);
     assert_eq!(read_now(&mut reader), Ok(b"one".to_vec()));
     io.say("from the shim");
-    assert_eq!(read_now(&mut reader), Ok(b"from the shim\n".to_vec()), "without stderr, messages go to stdout");
+    assert_eq!(
+        read_now(&mut reader),
+        Ok(b"from the shim\n".to_vec()),
+        "without stderr, messages go to stdout"
+    );
     drop(stdout);
     assert_eq!(read_now(&mut reader), Err(io::ErrorKind::WouldBlock));
     io.close();
@@ -93,7 +98,8 @@ fn output_survives_a_reader_that_goes_away_and_ends_when_all_let_go() {
 fn a_full_fifo_says_so_instead_of_blocking() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir, "out");
-    let mut io = ProcessIo::open(&StdioNames { stdout: text(&path), ..StdioNames::default() }, OWNER).unwrap();
+    let mut io =
+        ProcessIo::open(&StdioNames { stdout: text(&path), ..StdioNames::default() }, OWNER).unwrap();
     let mut stdout = File::from(io.take_stdio().stdout.unwrap());
     let error = loop {
         if let Err(error) = stdout.write(&[0; 4096]) {

@@ -66,7 +66,9 @@ pub enum MountError {
         destination: String,
     },
     /// Too many.
-    #[error("mount at {destination}: the mounts have more than {FILES_MAX} files in all, or more than {DEPTH_MAX} levels of directories")]
+    #[error(
+        "mount at {destination}: the mounts have more than {FILES_MAX} files in all, or more than {DEPTH_MAX} levels of directories"
+    )]
     TooMany {
         /// Where the limit was passed.
         destination: String,
@@ -101,7 +103,10 @@ pub fn inject(mounts: &[Mount], user: &User) -> Result<Vec<InjectedFile>, MountE
         if is_bind(mount) {
             collector.bind(mount)?;
         } else if !GUESTS_OWN.contains(&mount.kind.as_str()) {
-            return Err(MountError::Kind { destination: mount.destination.clone(), kind: mount.kind.clone() });
+            return Err(MountError::Kind {
+                destination: mount.destination.clone(),
+                kind: mount.kind.clone(),
+            });
         }
     }
     Ok(collector.files)
@@ -113,7 +118,12 @@ fn is_bind(mount: &Mount) -> bool {
 
 fn is_read_only(mount: &Mount) -> bool {
     // As mount(8): the last word wins.
-    mount.options.iter().rev().find(|option| matches!(option.as_str(), "ro" | "rw" | "rro")).is_some_and(|option| option != "rw")
+    mount
+        .options
+        .iter()
+        .rev()
+        .find(|option| matches!(option.as_str(), "ro" | "rw" | "rro"))
+        .is_some_and(|option| option != "rw")
 }
 
 struct Collector<'a> {
@@ -147,12 +157,22 @@ impl Collector<'_> {
         let before = self.files.len();
         self.directory(mount, &root, &root, &mount.destination, 0)?;
         if self.files.len() == before {
-            tracing::warn!(destination = mount.destination, "the mounted directory is empty and does not appear in the guest");
+            tracing::warn!(
+                destination = mount.destination,
+                "the mounted directory is empty and does not appear in the guest"
+            );
         }
         Ok(())
     }
 
-    fn directory(&mut self, mount: &Mount, root: &Path, dir: &Path, destination: &str, depth: usize) -> Result<(), MountError> {
+    fn directory(
+        &mut self,
+        mount: &Mount,
+        root: &Path,
+        dir: &Path,
+        destination: &str,
+        depth: usize,
+    ) -> Result<(), MountError> {
         if depth > DEPTH_MAX {
             return Err(MountError::TooMany { destination: mount.destination.clone() });
         }
@@ -177,7 +197,10 @@ impl Collector<'_> {
                 Err(e) => return Err(failed(mount, &path, e)),
             };
             if !real.starts_with(root) {
-                return Err(MountError::Escape { destination: mount.destination.clone(), path: path.display().to_string() });
+                return Err(MountError::Escape {
+                    destination: mount.destination.clone(),
+                    path: path.display().to_string(),
+                });
             }
             let metadata = fs::metadata(&real).map_err(|e| failed(mount, &real, e))?;
             let destination = format!("{}/{name}", destination.trim_end_matches('/'));
@@ -193,7 +216,12 @@ impl Collector<'_> {
     }
 
     fn file(
-        &mut self, mount: &Mount, source: &Path, metadata: &Metadata, path: Vec<u8>, read_only: bool,
+        &mut self,
+        mount: &Mount,
+        source: &Path,
+        metadata: &Metadata,
+        path: Vec<u8>,
+        read_only: bool,
     ) -> Result<(), MountError> {
         if self.files.len() >= FILES_MAX {
             return Err(MountError::TooMany { destination: mount.destination.clone() });
@@ -236,7 +264,11 @@ fn special(mount: &Mount, source: &Path, metadata: &Metadata) -> MountError {
     } else {
         "device"
     };
-    MountError::Special { destination: mount.destination.clone(), source_path: source.display().to_string(), kind }
+    MountError::Special {
+        destination: mount.destination.clone(),
+        source_path: source.display().to_string(),
+        kind,
+    }
 }
 
 fn failed(mount: &Mount, path: &Path, source: io::Error) -> MountError {

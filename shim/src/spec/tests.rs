@@ -43,7 +43,11 @@ fn cri_container(dir: &Path) -> Spec {
 }
 
 fn file<'p>(plan: &'p GuestPlan, path: &str) -> &'p InjectedFile {
-    plan.process.files.iter().find(|file| file.path == path.as_bytes()).unwrap_or_else(|| panic!("{path} is missing"))
+    plan.process
+        .files
+        .iter()
+        .find(|file| file.path == path.as_bytes())
+        .unwrap_or_else(|| panic!("{path} is missing"))
 }
 
 fn text(list: &[Vec<u8>]) -> Vec<&str> {
@@ -211,7 +215,8 @@ fn mounts_that_cannot_be_met_are_named() {
     let _listener = UnixListener::bind(&socket).unwrap();
     let error = inject_one(bind(&socket, &["ro"])).unwrap_err();
     assert!(error.contains("is a socket"), "{error}");
-    let error = inject_one(Mount { kind: "nfs".into(), destination: "/n".into(), ..Mount::default() }).unwrap_err();
+    let error =
+        inject_one(Mount { kind: "nfs".into(), destination: "/n".into(), ..Mount::default() }).unwrap_err();
     assert!(error.contains("/n") && error.contains("nfs"), "{error}");
 }
 
@@ -248,7 +253,12 @@ fn a_secret_stays_readable_for_its_user() {
     fs::write(&path, "x").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let own = std::os::unix::fs::MetadataExt::gid(&fs::metadata(&path).unwrap());
-    let user = |gid: u32| crate::oci::User { uid: 4242, gid: 4242, additional_gids: vec![gid], ..Default::default() };
+    let user = |gid: u32| crate::oci::User {
+        uid: 4242,
+        gid: 4242,
+        additional_gids: vec![gid],
+        ..Default::default()
+    };
     let mode = |user: &crate::oci::User| mounts::inject(&[bind(&path, &["ro"])], user).unwrap()[0].mode;
     assert_eq!(mode(&user(own)), 0o644, "through the group");
     assert_eq!(mode(&user(own + 1)), 0o640, "a stranger");

@@ -24,8 +24,8 @@ use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, Events, TaskClient, create_events};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use seuss_shim::record::ProcessId;
-use ttrpc::context::{self, Context};
 use ttrpc::r#async::{Server, TtrpcContext};
+use ttrpc::context::{self, Context};
 
 /// The shim.
 pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-seuss-v2");
@@ -47,7 +47,10 @@ pub fn skip_without_root() -> bool {
 
 fn skip(reason: &str) -> bool {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
-    assert!(std::env::var("SEUSS_REQUIRE_KVM").as_deref() != Ok("1"), "SEUSS_REQUIRE_KVM=1 forbids to skip {test}: {reason}");
+    assert!(
+        std::env::var("SEUSS_REQUIRE_KVM").as_deref() != Ok("1"),
+        "SEUSS_REQUIRE_KVM=1 forbids to skip {test}: {reason}"
+    );
     eprintln!("SKIP {test}: {reason}");
     if let Some(path) = std::env::var_os("SEUSS_SKIP_LOG")
         && let Ok(mut log) = OpenOptions::new().create(true).append(true).open(path)
@@ -259,7 +262,8 @@ impl Node {
     /// What the shim of bundle `id` logged and nobody read yet.
     pub fn log(&self, id: &str) -> String {
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).custom_flags(libc::O_NONBLOCK).open(self.bundle(id).join("log")).unwrap();
+        let mut file =
+            options.read(true).custom_flags(libc::O_NONBLOCK).open(self.bundle(id).join("log")).unwrap();
         let mut text = Vec::new();
         let _ = file.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
@@ -309,7 +313,10 @@ impl Shim {
     }
 
     pub async fn create_with(
-        &self, node: &Node, id: &str, [stdin, stdout, stderr]: [&str; 3],
+        &self,
+        node: &Node,
+        id: &str,
+        [stdin, stdout, stderr]: [&str; 3],
     ) -> ttrpc::Result<api::CreateTaskResponse> {
         let request = api::CreateTaskRequest {
             id: id.to_owned(),
@@ -323,7 +330,8 @@ impl Shim {
     }
 
     pub async fn begin(&self, id: &str, exec_id: &str) -> ttrpc::Result<u32> {
-        let request = api::StartRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
+        let request =
+            api::StartRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
         Ok(self.task.start(soon(), &request).await?.pid)
     }
 
@@ -334,17 +342,20 @@ impl Shim {
     }
 
     pub async fn wait(&self, id: &str, exec_id: &str) -> ttrpc::Result<u32> {
-        let request = api::WaitRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
+        let request =
+            api::WaitRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
         Ok(self.task.wait(soon(), &request).await?.exit_status)
     }
 
     pub async fn delete(&self, id: &str, exec_id: &str) -> ttrpc::Result<api::DeleteResponse> {
-        let request = api::DeleteRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
+        let request =
+            api::DeleteRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
         self.task.delete(soon(), &request).await
     }
 
     pub async fn state(&self, id: &str, exec_id: &str) -> ttrpc::Result<api::StateResponse> {
-        let request = api::StateRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
+        let request =
+            api::StateRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
         self.task.state(soon(), &request).await
     }
 

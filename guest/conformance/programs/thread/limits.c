@@ -13,7 +13,9 @@ static void *waits(void *argument) {
 static void *overflows(void *argument) {
     volatile char frame[4096];
     frame[0] = 1;
-    return overflows((void *)(frame + 1)) ? (void *)frame : NULL;
+    void *deeper = overflows((void *)(frame + 1));
+    frame[1] = 1;
+    return deeper;
 }
 
 int main(void) {

@@ -36,6 +36,7 @@ static void *cancellable(void *argument) {
 static void *asynchronous(void *argument) {
     pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
     for (;;) __asm__ volatile("");
+    return NULL;
 }
 static void *resists(void *argument) {
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
@@ -56,7 +57,10 @@ static void *forks(void *argument) {
     waitpid(pid, &status, 0);
     return (void *)(intptr_t)WEXITSTATUS(status);
 }
-static void *exits(void *argument) { exit(45); }
+static void *exits(void *argument) {
+    exit(45);
+    return NULL;
+}
 static void *execs(void *argument) {
     execl("/bin/true", "true", NULL);
     return NULL;
@@ -67,6 +71,7 @@ static void *segfaults(void *argument) {
 }
 static void *spins(void *argument) {
     for (;;) __asm__ volatile("");
+    return NULL;
 }
 static int prepared, in_parent, in_child;
 static void prepare(void) { prepared++; }

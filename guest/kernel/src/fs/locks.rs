@@ -1,9 +1,10 @@
 //! Locks on files: flock(2), and record locks (fcntl(2), "Advisory record locking" and "Open file description locks").
 //!
-//! **Not** supported: the deadlock detection of F_SETLKW, mandatory locks, leases.
+//! **Not** supported: mandatory locks, leases.
 
 use crate::errno::{Errno, Result};
-use crate::wait::{WaitQueue, Woken};
+use crate::wait::{Tid, WaitQueue, Woken};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
@@ -32,6 +33,41 @@ pub struct Record {
     pub end: u64,
     /// Write lock.
     pub exclusive: bool,
+}
+
+/// Who waits for whose record lock, by waiting thread.
+#[derive(Debug, Default)]
+pub struct LockWaits(RefCell<BTreeMap<Tid, (Owner, Owner)>>);
+
+impl LockWaits {
+    /// `tid` waits no longer.
+    pub fn end(&self, tid: Tid) {
+        self.0.borrow_mut().remove(&tid);
+    }
+
+    /// `tid`, for `waiter`, is going to wait for `holder`. Threads that are gone (`lives`) do not count.
+    ///
+    /// # Errors
+    /// EDEADLK if `holder` waits, perhaps through others, for `waiter`.
+    pub fn begin(&self, tid: Tid, waiter: Owner, holder: Owner, lives: &dyn Fn(Tid) -> bool) -> Result {
+        let mut waits = self.0.borrow_mut();
+        waits.retain(|tid, _| lives(*tid));
+        let mut reached = alloc::vec![holder];
+        let mut next = 0;
+        while let Some(owner) = reached.get(next).copied() {
+            next += 1;
+            if owner == waiter {
+                return Err(Errno::EDEADLK);
+            }
+            for (_, further) in waits.values().filter(|(from, _)| *from == owner) {
+                if !reached.contains(further) {
+                    reached.push(*further);
+                }
+            }
+        }
+        waits.insert(tid, (waiter, holder));
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -207,6 +243,21 @@ mod tests {
         assert!(locks.conflict(&record(2, 40, 61, true)).is_some());
         locks.set(record(1, 40, 60, true)).unwrap();
         assert_eq!(locks.records.borrow().as_slice(), &[record(1, 0, 100, true)]);
+    }
+
+    #[test]
+    fn circles_of_waiters_are_deadlocks() {
+        let waits = LockWaits::default();
+        let owner = Owner::Table;
+        let all = |_| true;
+        waits.begin(11, owner(1), owner(2), &all).unwrap();
+        waits.begin(12, owner(2), owner(3), &all).unwrap();
+        assert_eq!(waits.begin(13, owner(3), owner(1), &all), Err(Errno::EDEADLK));
+        waits.begin(14, owner(4), owner(1), &all).unwrap();
+        waits.end(12);
+        waits.begin(13, owner(3), owner(1), &all).unwrap();
+        assert_eq!(waits.begin(12, owner(2), owner(3), &all), Err(Errno::EDEADLK));
+        waits.begin(12, owner(2), owner(3), &|tid| tid != 11).unwrap();
     }
 
     #[test]

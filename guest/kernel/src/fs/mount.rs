@@ -6,6 +6,7 @@ use super::directory::Directory;
 use super::env::{ANON_INODEFS, Env, FileSystem, PIPEFS, SOCKFS, TMPFS};
 use super::file::{File, FileOps, flags};
 use super::host::{HostFile, HostNode, HostStream};
+use super::locks::LockWaits;
 use super::node::{Flags, Kind, Node, S_IFIFO, S_IFREG};
 use super::overlay::mount_root;
 use super::proc::Nobody;
@@ -90,6 +91,8 @@ pub struct Fs {
     pub mounts: Mounts,
     /// FIFOs whose other end is not open yet, by the thread that waits in open(2).
     pub opening: RefCell<BTreeMap<Tid, Rc<File>>>,
+    /// Who waits for whose record lock, for EDEADLK.
+    pub lock_waits: LockWaits,
     /// Who is told of signals (signalfd(2)).
     signal_watchers: RefCell<Vec<Weak<dyn SignalWatcher>>>,
 }
@@ -116,6 +119,7 @@ impl Fs {
             memory: FileSystem::new(env, TMPFS, None),
             mounts: mounts.clone(),
             opening: RefCell::default(),
+            lock_waits: LockWaits::default(),
             signal_watchers: RefCell::default(),
         };
         mounts.borrow_mut().push(Mount { path: b"/".to_vec(), root, options: "rw,relatime" });

@@ -37,7 +37,8 @@ pub struct Restrictions {
     pub no_crossing: bool,
     /// RESOLVE_BENEATH: the directory that must not be left.
     pub beneath: Option<Rc<Node>>,
-    links: u32,
+    /// Links followed so far.
+    pub links: u32,
 }
 
 impl Restrictions {

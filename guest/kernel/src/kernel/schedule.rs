@@ -57,6 +57,8 @@ impl Kernel {
         if let Some(thread) = self.current() {
             thread.with_context(|context| context.exact = 1);
             self.trap(&thread, vector, error, &read_cr2);
+            // A thread that computes neither waits nor switches: its memory grows by faults.
+            self.publish();
         }
         self.leave(false)
     }

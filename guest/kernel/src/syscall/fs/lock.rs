@@ -102,9 +102,16 @@ pub fn record(call: &Call<'_>, file: &Rc<File>, address: u64, request: Request) 
         call.write_words(address, &answer)?;
         return Ok(0);
     }
+    let waits = &call.kernel.fs.lock_waits;
+    waits.end(call.thread.tid);
     match locks.set(wanted) {
         Ok(()) => Ok(0),
         Err(Errno::EAGAIN) if request.wait => {
+            let holder = locks.conflict(&wanted).map(|held| held.owner);
+            let counts = !request.by_description && !call.thread.progress.borrow().interrupted;
+            if let Some(holder) = holder.filter(|_| counts) {
+                waits.begin(call.thread.tid, owner, holder, &|tid| call.kernel.thread(tid).is_some())?;
+            }
             locks.queue().register(call.thread.tid);
             Err(Stop::Wait)
         }

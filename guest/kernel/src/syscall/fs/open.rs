@@ -5,14 +5,16 @@ use super::super::table::{Entry, full, partial};
 use super::{AT_FDCWD, check_flags, start, with_place};
 use crate::errno::{Errno, Stop, SysResult};
 use crate::fs::file::flags::{
-    O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_NONBLOCK, O_PATH, O_RDWR, O_TMPFILE, O_WRONLY,
+    O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECT, O_NONBLOCK, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
 };
 use crate::fs::node::Kind;
 use crate::fs::pipe::{PipeEnd, make_pipe};
+use crate::fs::walk::Restrictions;
 use crate::fs::{Context, File, Node};
 use crate::kernel::Kernel;
 use crate::task::process::{LIMIT_NOFILE, Process};
 use alloc::rc::Rc;
+use alloc::vec;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
@@ -24,6 +26,7 @@ pub const TABLE: &[Entry] = &[
     partial(293, "pipe2", pipe2, "no packet mode"),
     full(319, "memfd_create", memfd_create),
     full(436, "close_range", close_range),
+    full(437, "openat2", openat2),
 ];
 
 /// Give the caller a descriptor for `file`.
@@ -95,6 +98,59 @@ fn open(call: &mut Call<'_>) -> SysResult {
 fn openat(call: &mut Call<'_>) -> SysResult {
     let [directory, path, flags, mode, ..] = call.args;
     do_open(call, directory, path, flags, mode)
+}
+
+/// openat2(2): struct open_how has flags, mode and resolve; what follows must be zero.
+fn openat2(call: &mut Call<'_>) -> SysResult {
+    const HOW_BYTES: u64 = 24;
+    const NO_XDEV: u64 = 1;
+    const NO_MAGICLINKS: u64 = 2;
+    const NO_SYMLINKS: u64 = 4;
+    const BENEATH: u64 = 8;
+    const IN_ROOT: u64 = 16;
+    const CACHED: u64 = 32;
+    let [directory, path, how, size, ..] = call.args;
+    if size < HOW_BYTES {
+        return Err(Errno::EINVAL.into());
+    }
+    if size > 4096 {
+        return Err(Errno::E2BIG.into());
+    }
+    let [flags, mode, resolve] = call.read_words(how)?;
+    let mut rest = vec![0; (size - HOW_BYTES) as usize];
+    call.read(how + HOW_BYTES, &mut rest)?;
+    if rest.iter().any(|byte| *byte != 0) {
+        return Err(Errno::E2BIG.into());
+    }
+    check_flags(resolve, NO_XDEV | NO_MAGICLINKS | NO_SYMLINKS | BENEATH | IN_ROOT | CACHED)?;
+    let makes = flags & u64::from(O_CREAT | O_TMPFILE) != 0;
+    let contradicts = resolve & (BENEATH | IN_ROOT) == BENEATH | IN_ROOT;
+    if flags & !0o37_777_703 != 0 || mode & !0o7777 != 0 || (mode != 0 && !makes) || contradicts {
+        return Err(Errno::EINVAL.into());
+    }
+    let flags = flags as u32;
+    if resolve & CACHED != 0 && (makes || flags & O_TRUNC != 0) {
+        return Err(Errno::EAGAIN.into());
+    }
+    if resolve == 0 {
+        return do_open(call, directory, path, u64::from(flags), mode);
+    }
+    let path = call.read_path(path)?;
+    let in_root = resolve & IN_ROOT != 0;
+    let from = if in_root { start(call, directory, b".")? } else { start(call, directory, &path)? };
+    let mut limits = Restrictions {
+        no_links: resolve & NO_SYMLINKS != 0,
+        no_magic_links: resolve & (NO_MAGICLINKS | NO_SYMLINKS | IN_ROOT) != 0,
+        no_crossing: resolve & NO_XDEV != 0,
+        beneath: (resolve & BENEATH != 0).then(|| from.clone()),
+        ..Restrictions::default()
+    };
+    let file = with_place(call, |place| {
+        let root = if in_root { from.clone() } else { place.root.clone() };
+        let place = Context { root, ..place.clone() };
+        place.open_within(&from, &path, flags, mode as u32, &mut limits)
+    })?;
+    install(call, file, flags & O_CLOEXEC != 0)
 }
 
 fn creat(call: &mut Call<'_>) -> SysResult {
