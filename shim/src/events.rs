@@ -35,7 +35,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// First pause before another attempt; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// Most events that wait; more are dropped, oldest kept, with an error in the log.
+/// Most events that wait; beyond, the oldest are dropped, with an error in the log.
 const QUEUE_MAX: usize = 16 << 10;
 
 /// An event of a task.

@@ -115,6 +115,8 @@ pub struct Header {
     /// Changes made to the output before comparing.
     #[serde(default)]
     pub normalise: Vec<Normalise>,
+    /// Why the guest is known to differ: the case then counts as skipped, and fails once the guest agrees.
+    pub known_failure: Option<String>,
 }
 
 impl Header {
@@ -159,6 +161,8 @@ pub struct Case {
     pub needs: Vec<String>,
     /// Changes made to the output before comparing.
     pub normalise: Vec<Normalise>,
+    /// Why the guest is known to differ.
+    pub known_failure: Option<String>,
 }
 
 impl Case {
@@ -186,6 +190,7 @@ impl Case {
             status: header.status,
             needs,
             normalise: header.normalise.clone(),
+            known_failure: header.known_failure.clone(),
         }
     }
 }

@@ -128,7 +128,9 @@ fn default_signals() {
     let default = [0_u64; 4];
     for number in 1..=64 {
         // SAFETY: the kernel reads 32 bytes and writes nothing; SIGKILL and SIGSTOP are refused, which is fine.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null::<u64>(), 8) };
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null::<u64>(), 8)
+        };
     }
 }
 

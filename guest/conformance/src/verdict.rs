@@ -89,9 +89,15 @@ pub fn judge(case: &Case, plan: &Plan<'_>) -> Result<Report> {
     if plan.no_guest.is_none() {
         let guest = exec::in_guest(case, plan.root, plan.launcher)?;
         report.guest = Some(guest.elapsed);
-        if let Some(text) = difference(case, &linux, &guest, ("linux", "guest")) {
-            report.verdict = Verdict::Failed(text);
-        }
+        let differs = difference(case, &linux, &guest, ("linux", "guest"));
+        report.verdict = match (differs, &case.known_failure) {
+            (None, None) => Verdict::Passed,
+            (None, Some(_)) => {
+                Verdict::Failed("the guest agrees now: remove known-failure from the case".into())
+            }
+            (Some(_), Some(reason)) => Verdict::Skipped(format!("known failure: {reason}")),
+            (Some(text), None) => Verdict::Failed(text),
+        };
     }
     Ok(report)
 }

@@ -143,7 +143,7 @@ int main(void) {
             if (k < 200 && !seen[k]) seen[k] = true, found++, MUST(read(many[k][0], buffer, 1));
         }
     }
-    FACT("twenty of two hundred", "%d in %d rounds", found, rounds);
+    FACT("found of two hundred", "%d", found);
     sigset_t none;
     sigemptyset(&none);
     FACT("epoll_pwait", "%d", epoll_pwait(epoll, &event, 1, 10, &none));

@@ -49,7 +49,8 @@ impl Context<'_> {
         directory.check_writable()?;
         self.subject.check(directory, Access::WRITE | Access::EXECUTE)?;
         if !matches!(directory.fs().kind.name, "overlay" | "tmpfs") {
-            return Err(Errno::EPERM);
+            // proc(5) has no way to make a name at all.
+            return Err(if directory.fs().kind.name == "proc" { Errno::ENOENT } else { Errno::EPERM });
         }
         directory.fs().env.check_space()
     }

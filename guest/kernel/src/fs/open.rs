@@ -160,7 +160,7 @@ impl Context<'_> {
                 }
                 node.clone()
             }
-            Kind::Directory(_) => Rc::new(DirectoryFile::new(node, self)?),
+            Kind::Directory(_) => Rc::new(DirectoryFile::new(node)?),
             Kind::Fifo(_) => {
                 let pipe = fifo_of(node)?;
                 if mode == O_WRONLY && flags & O_NONBLOCK != 0 && !pipe.is_open().0 {
@@ -273,21 +273,36 @@ impl FileOps for Node {
 pub struct DirectoryFile {
     node: Rc<Node>,
     listing: RefCell<Option<Vec<DirEntry>>>,
-    /// What generated directories list, taken when they are opened.
-    generated: Option<Vec<DirEntry>>,
+    /// What a generated directory lists, from when its start was last read.
+    generated: RefCell<Vec<DirEntry>>,
+    is_generated: bool,
 }
 
 impl DirectoryFile {
-    fn new(node: &Rc<Node>, context: &Context<'_>) -> Result<Self> {
-        let generated =
-            if node.directory()?.is_provided() { Some(node.list(context.processes)?) } else { None };
-        Ok(Self { node: node.clone(), listing: RefCell::default(), generated })
+    fn new(node: &Rc<Node>) -> Result<Self> {
+        let is_generated = node.directory()?.is_provided();
+        Ok(Self {
+            node: node.clone(),
+            listing: RefCell::default(),
+            generated: RefCell::default(),
+            is_generated,
+        })
     }
 }
 
 impl FileOps for DirectoryFile {
     fn read(&self, _file: &File, _offset: u64, _sink: &mut dyn Sink) -> Result<usize> {
         Err(Errno::EISDIR)
+    }
+
+    fn needs_refresh(&self, offset: u64) -> bool {
+        self.is_generated && offset == 0
+    }
+
+    fn refresh(&self, file: &File, context: &Context<'_>) -> Result {
+        self.generated.replace(file.node().list(context.processes)?);
+        self.listing.replace(None);
+        Ok(())
     }
 
     fn is_seekable(&self) -> bool {
@@ -317,9 +332,10 @@ impl FileOps for DirectoryFile {
             let special = |name: &[u8], ino| DirEntry { name: name.into(), ino, kind: (S_IFDIR >> 12) as u8 };
             listing.push(special(b".", self.node.ino()));
             listing.push(special(b"..", parent.ino()));
-            match &self.generated {
-                Some(generated) => listing.extend_from_slice(generated),
-                None => listing.extend(self.node.list_stored_entries()?),
+            if self.is_generated {
+                listing.append(&mut self.generated.borrow_mut());
+            } else {
+                listing.extend(self.node.list_stored_entries()?);
             }
             self.listing.replace(Some(listing));
         }

@@ -139,6 +139,10 @@ fn mprotect(call: &mut Call<'_>) -> SysResult {
     if len == 0 {
         return if address % PAGE_SIZE == 0 { Ok(0) } else { Err(Errno::EINVAL.into()) };
     }
+    // As for mmap: more than all memory cannot become writable at once (overcommit_memory 0).
+    if protection.contains(Protection::WRITE) && len / PAGE_SIZE > call.kernel.frames.total() as u64 {
+        return Err(Errno::ENOMEM.into());
+    }
     call.process.space().borrow_mut().protect(address, len, protection)?;
     Ok(0)
 }

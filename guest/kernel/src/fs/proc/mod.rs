@@ -4,6 +4,7 @@
 
 mod fd;
 mod info;
+mod net;
 mod pid;
 mod sysctl;
 mod system;
@@ -59,6 +60,7 @@ pub(crate) fn make_tree(env: &Rc<Env>, mounts: &Mounts) -> Rc<Node> {
     let root = Node::system(&fs, S_IFDIR | 0o555, Kind::Directory(Directory::provided(Box::new(provider))));
     system::fill(&root, &shared);
     sysctl::fill(&root, &shared);
+    super::device::hang_link(&root, "net", "self/net");
     let link = |name, kind: SelfLink| {
         hang(&root, name, &Node::system(&fs, S_IFLNK | 0o777, Kind::Generated(Box::new(kind))));
     };

@@ -31,6 +31,7 @@ enum What {
     Root,
     Fd,
     FdInfo,
+    Net,
     Task,
 }
 
@@ -53,6 +54,7 @@ const NAMES: &[(&str, u32, What)] = &[
     ("maps", 0o444, What::Text(maps)),
     ("mountinfo", 0o444, What::Text(super::system::mountinfo)),
     ("mounts", 0o444, What::Text(super::system::mounts)),
+    ("net", 0o555, What::Net),
     ("oom_adj", 0o444, What::Text(|_| Ok(b"0\n".to_vec()))),
     ("oom_score", 0o444, What::Text(|_| Ok(b"0\n".to_vec()))),
     ("oom_score_adj", 0o644, What::Set(oom_score_adj, Setting::OomScoreAdj)),
@@ -122,6 +124,7 @@ impl Process {
             What::Root => link(Which::Root),
             What::Fd => provided(Box::new(Descriptors { pid, info: false })),
             What::FdInfo => provided(Box::new(Descriptors { pid, info: true })),
+            What::Net => (S_IFDIR, Kind::Directory(Directory::new(Vec::new()))),
             What::Task => provided(Box::new(Tasks { shared: self.shared.clone(), pid })),
         };
         let ino = directory.ino() << 8 | index as u64;
@@ -132,6 +135,9 @@ impl Process {
         if kind_bits == S_IFDIR {
             // A directory must stay, so that `..` finds its way.
             directory.insert_entry(name.as_bytes(), &node);
+            if matches!(what, What::Net) {
+                super::net::fill(&node);
+            }
         } else {
             node.set_location(directory, name.as_bytes().into());
         }
@@ -165,7 +171,7 @@ impl Provider for Process {
             let kind = match what {
                 What::Text(_) | What::Set(..) => S_IFREG,
                 What::Exe | What::Cwd | What::Root => S_IFLNK,
-                What::Fd | What::FdInfo | What::Task => S_IFDIR,
+                What::Fd | What::FdInfo | What::Net | What::Task => S_IFDIR,
             };
             let ino = directory.ino() << 8 | index as u64;
             DirEntry { name: name.as_bytes().into(), ino, kind: (kind >> 12) as u8 }

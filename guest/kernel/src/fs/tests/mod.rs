@@ -258,6 +258,9 @@ impl World {
     pub(crate) fn names(&self, path: &str) -> Result<Vec<String>, crate::errno::Errno> {
         let context = self.context();
         let file = context.open(&context.cwd, path.as_bytes(), 0, 0)?;
+        if file.ops().needs_refresh(0) {
+            file.ops().refresh(&file, &context).unwrap();
+        }
         let mut names = vec![];
         file.ops().list(&file, &mut |entry, _| {
             names.push(String::from_utf8(entry.name.to_vec()).unwrap());

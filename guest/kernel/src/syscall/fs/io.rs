@@ -135,7 +135,7 @@ fn writev(call: &mut Call<'_>) -> SysResult {
 }
 
 /// Files in /proc are made again when they are read from their start.
-fn refresh(call: &Call<'_>, file: &File, offset: u64) -> Result {
+pub(super) fn refresh(call: &Call<'_>, file: &File, offset: u64) -> Result {
     if file.can_read() && file.ops().needs_refresh(offset) {
         super::with_place(call, |place| file.ops().refresh(file, place))?;
     }

@@ -254,6 +254,7 @@ fn list(call: &Call<'_>, wide: bool) -> SysResult {
     let size = size.min(1 << 20) as usize;
     let mut bytes = Vec::new();
     let mut overflow = false;
+    super::io::refresh(call, &file, file.offset())?;
     file.ops().list(&file, &mut |entry, next| {
         let fixed = if wide { 19 } else { 18 };
         let len = (fixed + entry.name.len() + if wide { 1 } else { 2 }).next_multiple_of(8);
