@@ -366,11 +366,9 @@ impl Data {
             return Err(Errno::EFBIG);
         }
         if size < self.size.get() {
-            if !size.is_multiple_of(PAGE_SIZE) {
-                if let Place::Frame(frame) = self.place(size / PAGE_SIZE) {
-                    let within = size % PAGE_SIZE;
-                    frames.fill_zero(frame.gpa() + within, (PAGE_SIZE - within) as usize);
-                }
+            let within = size % PAGE_SIZE;
+            if let (1.., Place::Frame(frame)) = (within, self.place(size / PAGE_SIZE)) {
+                frames.fill_zero(frame.gpa() + within, (PAGE_SIZE - within) as usize);
             }
             let removed = self.pages.borrow_mut().split_off(&size.div_ceil(PAGE_SIZE));
             let (kept, hiding) = self.counts.get();
@@ -448,7 +446,7 @@ pub struct WritableMapping(Rc<Node>);
 impl WritableMapping {
     /// Map `node`, a regular file.
     #[must_use]
-    pub fn new(node: &Rc<Node>) -> Rc<dyn Pager> {
+    pub fn of(node: &Rc<Node>) -> Rc<dyn Pager> {
         let mapping = Self(node.clone());
         mapping.count(1);
         Rc::new(mapping)

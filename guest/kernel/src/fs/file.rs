@@ -448,7 +448,7 @@ impl File {
                 if sealed && writable {
                     return Err(Errno::EPERM);
                 }
-                let pager = if sealed { pager } else { super::data::WritableMapping::new(&self.node) };
+                let pager = if sealed { pager } else { super::data::WritableMapping::of(&self.node) };
                 Ok(Mapping { pager, writable: !sealed })
             }
             _ => Ok(Mapping { pager, writable: self.can_write() }),

@@ -49,6 +49,7 @@ pub mod event {
 
 /// The watches at one node.
 #[derive(Default)]
+#[allow(clippy::box_collection)] // Every node has one: a single word while nobody watches.
 pub struct Watches(RefCell<Option<Box<Vec<Weak<Watch>>>>>);
 
 impl Watches {

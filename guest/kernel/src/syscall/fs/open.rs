@@ -154,7 +154,7 @@ fn openat2(call: &mut Call<'_>) -> SysResult {
 }
 
 fn creat(call: &mut Call<'_>) -> SysResult {
-    let flags = u64::from(O_CREAT | O_WRONLY | crate::fs::file::flags::O_TRUNC);
+    let flags = u64::from(O_CREAT | O_WRONLY | O_TRUNC);
     do_open(call, AT_FDCWD as u32 as u64, call.args[0], flags, call.args[1])
 }
 
