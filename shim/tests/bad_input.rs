@@ -239,7 +239,9 @@ fn a_damaged_image_file() {
     let file = fs::File::create(&image).unwrap();
     seuss_snapshotter::erofs::build_from_dir(bench.root.path(), &file, &Default::default()).unwrap();
     let whole = fs::read(&image).unwrap();
-    for damage in [|bytes: &mut Vec<u8>| bytes[1100] ^= 1, |bytes| bytes.truncate(1500), |bytes| bytes.truncate(8192)] {
+    for damage in
+        [|bytes: &mut Vec<u8>| bytes[1100] ^= 1, |bytes| bytes.truncate(1500), |bytes| bytes.truncate(8192)]
+    {
         let mut bytes = whole.clone();
         damage(&mut bytes);
         fs::write(&image, bytes).unwrap();

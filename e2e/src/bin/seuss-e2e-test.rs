@@ -134,7 +134,8 @@ fn stages() -> Vec<Stage> {
         if dir.join("Cargo.toml").exists() {
             stages.push(stage(format, dir, "cargo fmt --all --check"));
             // The image is no_std: it must not be built together with the other crates' dev-dependencies.
-            let packages = if *dir == guest { "--package seuss-abi --package seuss-kernel" } else { "--workspace" };
+            let packages =
+                if *dir == guest { "--package seuss-abi --package seuss-kernel" } else { "--workspace" };
             let line = format!("cargo clippy --quiet {packages} --all-targets -- -D warnings");
             stages.push(stage(lints, dir, &line));
         }
