@@ -245,9 +245,11 @@ fn idle_ends_at_its_deadline() {
 // Writes 1000 pairs of (tsc, nanoseconds of the clock page) to handle 1.
 guest!(tells_time: concat!(
     "mov r13, 1000\n",
-    "2:\n rdtsc\n shl rdx, 32\n or rax, rdx\n mov [r14 + 0x300000], rax\n",
+    // The VMM may write the page in between: comm::Clock's sequence tells.
+    "2:\n mov r12d, [r15 + 0x1000]\n test r12d, 1\n jnz 2b\n",
+    "rdtsc\n shl rdx, 32\n or rax, rdx\n mov [r14 + 0x300000], rax\n",
     "sub rax, [r15 + 0x1010]\n mul qword ptr [r15 + 0x1008]\n mov ecx, [r15 + 0x1004]\n shrd rax, rdx, cl\n",
-    "add rax, [r15 + 0x1018]\n mov [r14 + 0x300008], rax\n",
+    "add rax, [r15 + 0x1018]\n mov [r14 + 0x300008], rax\n cmp r12d, [r15 + 0x1000]\n jne 2b\n",
     segment!("0x100300000", "16"),
     call!("5", "1", "0x100200000", "1"),
     "cmp rax, 16\n jne 3f\n dec r13\n jnz 2b\n",
