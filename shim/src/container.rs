@@ -1,7 +1,7 @@
 //! A container: its guest, its processes, and everything on the host that belongs to it.
 //!
 //! Owns [`Container`]. A sandbox ("pause") container has no guest: it runs until it is killed. Requests come from [`crate::service`] through
-//! [`crate::sandbox`]; news comes from the guest's thread ([`news`]). Both change the state under one lock, and queue the event that tells of the
+//! [`crate::sandbox`]; news comes from the guest's thread (`news`). Both change the state under one lock, and queue the event that tells of the
 //! change under the same lock: so containerd hears things in the order in which they were.
 //!
 //! - [`prepare`]: from specification and mounts to what a guest needs;

@@ -16,14 +16,19 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Environment variable that says what is logged.
 pub const FILTER_VARIABLE: &str = "SEUSS_LOG";
 
+/// What `seussctl` logs unless told otherwise.
+const CTL_DEFAULT: &str = "warn,seuss_vmm::run=off,seuss_vmm::report=off";
+
 fn filter(default: &str) -> EnvFilter {
     EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default))
 }
 
-/// Logs to standard error.
+/// Logs to standard error; by default without what `seussctl` says itself when a guest ends badly.
 pub fn to_stderr() {
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter("warn")).with_writer(io::stderr).with_ansi(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter(CTL_DEFAULT))
+        .with_writer(io::stderr)
+        .with_ansi(false);
     // Fails only if there is one already: then that one is used.
     let _ = subscriber.try_init();
 }

@@ -239,11 +239,9 @@ fn a_damaged_image_file() {
     let file = fs::File::create(&image).unwrap();
     seuss_snapshotter::erofs::build_from_dir(bench.root.path(), &file, &Default::default()).unwrap();
     let whole = fs::read(&image).unwrap();
-    for damage in
-        [|bytes: &mut Vec<u8>| bytes[1100] ^= 1, |bytes| bytes.truncate(1500), |bytes| bytes.truncate(8192)]
-    {
-        let mut bytes = whole.clone();
-        damage(&mut bytes);
+    let mut flipped = whole.clone();
+    flipped[1100] ^= 1;
+    for bytes in [&flipped[..], &whole[..1500], &whole[..8192]] {
         fs::write(&image, bytes).unwrap();
         bench.run_behind(&["env"], &image, &["--", "/hello"]).expect(125, &["layer.erofs", "damaged"]);
     }
