@@ -115,8 +115,9 @@ int main(void) {
     select(r[1] + 1, NULL, &out, NULL, &wait_for);
     CHECK("what is left of the time", wait_for.tv_sec == 4 || wait_for.tv_sec == 5);
     FD_ZERO(&in);
-    FD_SET(200, &in);
-    TRY("closed descriptor", select(201, &in, NULL, NULL, NULL));
+    // Below 64, the least size of the table of descriptors: Linux looks at no descriptor beyond the table.
+    FD_SET(60, &in);
+    TRY("closed descriptor", select(61, &in, NULL, NULL, NULL));
     TRY("negative count", select(-1, &in, NULL, NULL, NULL));
     wait_for.tv_sec = -1;
     TRY("negative time", select(0, NULL, NULL, NULL, &wait_for));
