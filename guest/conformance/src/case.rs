@@ -101,6 +101,9 @@ pub struct Header {
     pub stdin: Option<String>,
     /// The guest's memory (`512M`).
     pub memory: Option<String>,
+    /// Hold the program on Linux to `memory` too, with a memory cgroup.
+    #[serde(default)]
+    pub limit_memory: bool,
     /// Seconds that each side may take.
     pub timeout: Option<u64>,
     /// The exit status that Linux gives (0).
@@ -153,6 +156,8 @@ pub struct Case {
     pub stdin: Option<Vec<u8>>,
     /// The guest's memory.
     pub memory: String,
+    /// Hold the program on Linux to `memory` too.
+    pub limit_memory: bool,
     /// How long each side may take.
     pub timeout: Duration,
     /// The exit status that Linux must give, so that two equal failures are no success.
@@ -176,6 +181,8 @@ impl Case {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
         env.extend(header.env.iter().map(|(key, value)| (key.clone(), value.clone())));
+        // As std's Command hands it on: both sides then see one order.
+        env.sort();
         let mut needs = header.needs.clone();
         needs.extend(argv.first().cloned());
         Self {
@@ -186,6 +193,7 @@ impl Case {
             env,
             stdin: header.stdin.as_ref().map(|text| text.clone().into_bytes()),
             memory: header.memory.clone().unwrap_or_else(|| "512M".into()),
+            limit_memory: header.limit_memory,
             timeout: Duration::from_secs(header.timeout.unwrap_or(60)),
             status: header.status,
             needs,

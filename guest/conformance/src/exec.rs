@@ -17,6 +17,11 @@ use crate::{native, paths};
 /// No case prints more; what does is broken, and is cut.
 const OUTPUT_MAX_BYTES: u64 = 32 << 20;
 
+/// What seussctl logs goes to the program's standard error: errors only, so that a guest that tells of a killed process does not
+/// differ from a Linux that tells its own log.
+const LOG_VARIABLE: &str = "SEUSS_LOG";
+const LOG: &str = "error,seuss_vmm::run=off,seuss_vmm::report=off";
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -54,7 +59,11 @@ pub struct Outcome {
 /// The launcher cannot be started.
 pub fn on_linux(case: &Case, root: &Path, launcher: &Path) -> Result<Outcome> {
     let mut command = Command::new(launcher);
-    command.args(["native", "--root"]).arg(root).arg("--").args(&case.argv);
+    command.args(["native", "--root"]).arg(root);
+    if case.limit_memory {
+        command.args(["--memory", &case.memory]);
+    }
+    command.arg("--").args(&case.argv);
     command.env_clear().envs(case.env.iter().map(|(key, value)| (key, value)));
     run(&mut command, case.stdin.as_deref(), case.timeout)
 }
@@ -65,6 +74,9 @@ pub fn on_linux(case: &Case, root: &Path, launcher: &Path) -> Result<Outcome> {
 /// The launcher cannot be started.
 pub fn in_guest(case: &Case, root: &Path, launcher: &Path) -> Result<Outcome> {
     let mut command = Command::new(launcher);
+    if std::env::var_os(LOG_VARIABLE).is_none() {
+        command.env(LOG_VARIABLE, LOG);
+    }
     command.args(["own-network", "--"]).arg(paths::seussctl()).args(["run", "--memory", &case.memory]);
     for (key, value) in &case.env {
         command.arg("--env").arg(format!("{key}={value}"));

@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod case;
+pub mod cgroup;
 pub mod exec;
 pub mod native;
 pub mod paths;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use seuss_conformance::case::{Case, Group};
+use seuss_conformance::cgroup::MemoryCgroup;
 use seuss_conformance::suite::Suite;
 use seuss_conformance::verdict::{NoGuest, Plan, Report, Verdict, judge};
 use seuss_conformance::{bench, native, paths, tree};
@@ -78,6 +79,9 @@ struct Launch {
     /// The root file system; that of the suite when left out
     #[arg(long)]
     root: Option<PathBuf>,
+    /// Hold it to this much memory (`256M`) with a cgroup
+    #[arg(long)]
+    memory: Option<String>,
     /// Program and arguments
     #[arg(last = true, required = true)]
     argv: Vec<String>,
@@ -111,7 +115,8 @@ fn run(command: Command) -> Result<ExitCode> {
                 Some(root) => root,
                 None => prepared(&Suite::discover()?)?,
             };
-            let status = native::outside(&root, &launch.argv)?;
+            let limit = launch.memory.as_deref().map(MemoryCgroup::with_limit).transpose()?;
+            let status = native::outside(&root, &launch.argv, limit.as_ref())?;
             Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
         }
         Command::Inside(launch) => {

@@ -18,6 +18,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use crate::cgroup::MemoryCgroup;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
@@ -36,8 +37,9 @@ const MERGED: &str = "root";
 ///
 /// # Errors
 /// Not root, no overlayfs, or no such root.
-pub fn outside(root: &Path, argv: &[String]) -> Result<i32> {
+pub fn outside(root: &Path, argv: &[String], limit: Option<&MemoryCgroup>) -> Result<i32> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    close_inherited();
     new_namespaces(UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS)?;
     own_network()?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
@@ -46,6 +48,7 @@ pub fn outside(root: &Path, argv: &[String]) -> Result<i32> {
     fs::create_dir_all(&scratch)?;
     let merged = mount_overlay(root, &scratch)?;
     one_cpu()?;
+    limit.map(MemoryCgroup::enter).transpose()?;
     let mut child = Command::new("/proc/self/exe")
         .args(["inside", "--root"])
         .arg(&merged)
@@ -76,6 +79,8 @@ pub fn shell_status(status: ExitStatus) -> i32 {
 /// A mount that fails, or a program that cannot be executed.
 pub fn inside(root: &Path, argv: &[String]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Its own: pivot_root would change the root of the process that waits outside too.
+    new_namespaces(UnshareFlags::NEWNS)?;
     let none = MountFlags::empty();
     let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", root.join("proc"), "proc", quiet, None).context("cannot mount /proc")?;
@@ -104,7 +109,6 @@ pub fn inside(root: &Path, argv: &[String]) -> Result<()> {
         setrlimit(resource, limit).context("cannot set a resource limit")?;
     }
     setsid().context("cannot make a session")?;
-    close_on_exec();
     default_signals();
     let (program, args) = argv.split_first().context("no program")?;
     let error = Command::new(program).args(args).exec();
@@ -116,10 +120,11 @@ fn new_namespaces(flags: UnshareFlags) -> Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.context("cannot make namespaces (run as root)")
 }
 
-/// Whatever this process was handed beyond the three streams stays out of the program.
-fn close_on_exec() {
-    // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing now; it sets a flag on descriptors that exist.
-    unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+/// Whatever this process was handed beyond the three streams stays out of the program, and does not enlarge its table of
+/// descriptors, by which select(2) judges.
+fn close_inherited() {
+    // SAFETY: called before this process opens any descriptor of its own.
+    unsafe { libc::close_range(3, u32::MAX, 0) };
 }
 
 /// What the caller ignores would be ignored by the program too. glibc's own signal(3) leaves 32 and 33 out: the call is raw.

@@ -8,6 +8,7 @@ use anyhow::Result;
 use similar::{ChangeTag, TextDiff};
 
 use crate::case::{Case, Normalise};
+use crate::cgroup;
 use crate::exec::{self, Outcome, Status};
 
 /// A difference longer than this is cut.
@@ -69,6 +70,10 @@ pub fn judge(case: &Case, plan: &Plan<'_>) -> Result<Report> {
     }
     if let Some(NoGuest::Unavailable(reason)) = &plan.no_guest {
         report.verdict = Verdict::Skipped(reason.clone());
+        return Ok(report);
+    }
+    if case.limit_memory && !cgroup::available() {
+        report.verdict = Verdict::Skipped("no memory cgroup can be made here".into());
         return Ok(report);
     }
     let linux = exec::on_linux(case, plan.root, plan.launcher)?;

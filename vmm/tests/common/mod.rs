@@ -5,9 +5,8 @@
 //! other exception is a triple fault.
 #![allow(dead_code)]
 
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -218,14 +217,22 @@ pub(crate) fn elf(bytes: &[u8], segments: &[(usize, usize, u32)]) -> Vec<u8> {
     file
 }
 
-/// Whether KVM can be used; says so if not. With `SEUSS_REQUIRE_KVM=1` its absence is a failure.
+/// Whether KVM can be used. If not, the test says SKIP and why, and adds itself to the file `$SEUSS_SKIP_LOG`, by which `make test` counts it; with
+/// `SEUSS_REQUIRE_KVM=1` it fails.
 pub(crate) fn kvm() -> bool {
-    if Path::new("/dev/kvm").exists() {
-        return true;
+    let error = match std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => return true,
+        Err(error) => error,
+    };
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    let required = std::env::var_os("SEUSS_REQUIRE_KVM").is_some_and(|value| value == "1");
+    assert!(!required, "SEUSS_REQUIRE_KVM=1 forbids to skip {test}: needs /dev/kvm: {error}");
+    eprintln!("SKIP {test}: needs /dev/kvm: {error}");
+    if let Some(path) = std::env::var_os("SEUSS_SKIP_LOG")
+        && let Ok(mut log) = std::fs::File::options().create(true).append(true).open(path)
+    {
+        let _ = writeln!(log, "{test}\tneeds /dev/kvm: {error}");
     }
-    assert!(std::env::var_os("SEUSS_REQUIRE_KVM").is_none_or(|value| value != "1"), "/dev/kvm is required");
-    println!("SKIP: /dev/kvm is missing");
-    eprintln!("SKIP: /dev/kvm is missing");
     false
 }
 

@@ -120,6 +120,21 @@ int main(void) {
     FACT("writers", "%d", ended);
     fclose(from);
 
+    // Opening an end through /proc never waits for the other side, as a FIFO would (bash's process substitution).
+    MUST(pipe(p));
+    MUST(write(p[1], "left", 4)), MUST(close(p[1]));
+    char own[32];
+    snprintf(own, sizeof own, "/proc/self/fd/%d", p[0]);
+    int again = (int)TRY("open the reading end, no writer", open(own, O_RDONLY));
+    MUST(close(p[0]));
+    FACT("read", "%zd %.4s", read(again, text, 10), text);
+    FACT("end of file", "%zd", read(again, text, 10));
+    snprintf(own, sizeof own, "/dev/fd/%d", again);
+    int other = (int)TRY("open it for writing", open(own, O_WRONLY));
+    FACT("through it", "%zd", write(other, "back", 4));
+    FACT("read", "%zd %.4s", read(again, text, 10), text);
+    MUST(close(again)), MUST(close(other));
+
     enter_scratch();
     TRY("mkfifo", mkfifo("fifo", 0640));
     TRY("open for writing, nonblocking, no reader", open("fifo", O_WRONLY | O_NONBLOCK));

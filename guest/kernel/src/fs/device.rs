@@ -2,9 +2,11 @@
 
 use super::directory::{DirEntry, Directory, Provider};
 use super::env::{DEVPTS, Env, FileSystem, TMPFS};
+use super::file::flags::O_NOCTTY;
 use super::file::{File, FileOps, Whence};
 use super::node::{Kind, Node, S_IFCHR, S_IFDIR, S_IFLNK, make_device, split_device};
 use super::proc::ProcessInfo;
+use super::tty::{Terminal, TerminalFile};
 use super::walk::Context;
 use crate::errno::{Errno, Result};
 use crate::mem::pager::{Pager, SharedMemory};
@@ -20,8 +22,8 @@ const PTS_MAJOR: u32 = 136;
 /// Open a device node.
 ///
 /// # Errors
-/// ENXIO if there is no such device, ENODEV for devices that cannot be had (ptmx).
-pub fn open(device: u64, node: &Rc<Node>, _flags: u32, context: &Context<'_>) -> Result<Rc<dyn FileOps>> {
+/// ENXIO if there is no such device; EIO for a terminal that is locked.
+pub fn open(device: u64, node: &Rc<Node>, flags: u32, context: &Context<'_>) -> Result<Rc<dyn FileOps>> {
     let env = &node.fs().env;
     if node.mode() & super::node::S_IFMT != S_IFCHR {
         return Err(Errno::ENXIO);
@@ -34,13 +36,32 @@ pub fn open(device: u64, node: &Rc<Node>, _flags: u32, context: &Context<'_>) ->
         (5, 0) => {
             let (pid, tid) = context.processes.current();
             let sid = context.processes.status(pid, tid).map_or(0, |status| status.sid);
-            env.terminals.of_session(sid).ok_or(Errno::ENXIO)?
+            TerminalFile::open(&env.terminals.of_session(sid).ok_or(Errno::ENXIO)?)?
         }
-        (5, 1) => env.terminals.all().into_iter().next().ok_or(Errno::ENXIO)?,
-        (5, 2) => return Err(Errno::ENODEV),
-        (PTS_MAJOR, number) => env.terminals.get(number).ok_or(Errno::ENXIO)?,
+        (5, 1) => TerminalFile::open(env.terminals.all().first().ok_or(Errno::ENXIO)?)?,
+        (5, 2) => Terminal::new_pair(env, context.subject.uid)?,
+        (PTS_MAJOR, number) => {
+            let terminal = env.terminals.get(number).ok_or(Errno::ENXIO)?;
+            let file = TerminalFile::open(&terminal)?;
+            if flags & O_NOCTTY == 0 {
+                become_controlling(&terminal, context);
+            }
+            file
+        }
         _ => return Err(Errno::ENXIO),
     })
+}
+
+/// A session leader without a terminal that opens one gets it as its controlling terminal.
+fn become_controlling(terminal: &Rc<Terminal>, context: &Context<'_>) {
+    let (pid, tid) = context.processes.current();
+    let Some(status) = context.processes.status(pid, tid) else { return };
+    let leads = status.sid == pid && pid != 0;
+    let has_one = terminal.env().terminals.of_session(status.sid).is_some();
+    if leads && !has_one && terminal.session().get() == 0 {
+        terminal.session().set(status.sid);
+        terminal.foreground().set(status.pgid);
+    }
 }
 
 /// The devices of mem(4), null(4) and random(4).
@@ -102,15 +123,18 @@ impl FileOps for Memory {
 struct PseudoTerminals;
 
 impl PseudoTerminals {
-    fn node(directory: &Rc<Node>, number: u32) -> Result<Rc<Node>> {
-        let name = alloc::format!("{number}").into_bytes();
-        if let Some(node) = directory.directory()?.cached(&name) {
-            return Ok(node);
+    fn node(directory: &Rc<Node>, terminal: &Terminal) -> Rc<Node> {
+        if let Some(node) = terminal.node() {
+            return node;
         }
+        let number = terminal.number();
         let node =
             Node::system(directory.fs(), S_IFCHR | 0o620, Kind::Device(make_device(PTS_MAJOR, number)));
-        directory.insert_entry(&name, &node);
-        Ok(node)
+        let (uid, gid) = terminal.owner();
+        node.set_owner(uid, gid);
+        terminal.set_node(&node);
+        directory.insert_entry(alloc::format!("{number}").as_bytes(), &node);
+        node
     }
 }
 
@@ -118,19 +142,17 @@ impl Provider for PseudoTerminals {
     fn lookup(&self, directory: &Rc<Node>, name: &[u8], _processes: &dyn ProcessInfo) -> Result<Rc<Node>> {
         let number = super::proc::parse_number(name).ok_or(Errno::ENOENT)?;
         let env = &directory.fs().env;
-        env.terminals.get(number).ok_or(Errno::ENOENT)?;
-        Self::node(directory, number)
+        let terminal = env.terminals.get(number).ok_or(Errno::ENOENT)?;
+        Ok(Self::node(directory, &terminal))
     }
 
     fn list(&self, directory: &Rc<Node>, _processes: &dyn ProcessInfo) -> Result<Vec<DirEntry>> {
         let terminals = directory.fs().env.terminals.all();
-        terminals
-            .iter()
-            .map(|terminal| {
-                let node = Self::node(directory, terminal.number())?;
-                Ok(DirEntry { name: node.location().name, ino: node.ino(), kind: (S_IFCHR >> 12) as u8 })
-            })
-            .collect()
+        let entry = |terminal: &Rc<Terminal>| {
+            let node = Self::node(directory, terminal);
+            DirEntry { name: node.location().name, ino: node.ino(), kind: (S_IFCHR >> 12) as u8 }
+        };
+        Ok(terminals.iter().map(entry).collect())
     }
 }
 

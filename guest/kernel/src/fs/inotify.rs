@@ -49,19 +49,17 @@ pub mod event {
 
 /// The watches at one node.
 #[derive(Default)]
-#[allow(clippy::box_collection)] // Every node has one: a single word while nobody watches.
-pub struct Watches(RefCell<Option<Box<Vec<Weak<Watch>>>>>);
+pub struct Watches(RefCell<Vec<Weak<Watch>>>);
 
 impl Watches {
     fn add(&self, watch: &Rc<Watch>) {
         let mut list = self.0.borrow_mut();
-        let list = list.get_or_insert_default();
         list.retain(|watch| watch.strong_count() > 0);
         list.push(Rc::downgrade(watch));
     }
 
     fn all(&self) -> Vec<Rc<Watch>> {
-        self.0.borrow().iter().flat_map(|list| list.iter().filter_map(Weak::upgrade)).collect()
+        self.0.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The node is gone: its watches end.

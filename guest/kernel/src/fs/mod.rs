@@ -25,6 +25,7 @@ pub mod host;
 pub mod inotify;
 pub mod locks;
 pub mod mount;
+mod name;
 pub mod node;
 pub mod notify;
 pub mod open;

@@ -10,7 +10,7 @@ use super::locks::LockWaits;
 use super::node::{Flags, Kind, Node, S_IFIFO, S_IFREG};
 use super::overlay::mount_root;
 use super::proc::Nobody;
-use super::tty::Terminal;
+use super::tty::{Terminal, TerminalFile};
 use super::walk::Context;
 use super::{Subject, proc, sysfs};
 use crate::erofs::{Image, OpenError};
@@ -256,11 +256,10 @@ impl Fs {
         let null = |flags| context.open(&self.root, b"/dev/null", flags, 0);
         if spec.terminal && spec.stdio[0] != u32::MAX {
             let output = if spec.stdio[1] == u32::MAX { spec.stdio[0] } else { spec.stdio[1] };
-            let terminal = Terminal::new(&self.env, (spec.stdio[0], output), spec.window);
+            let terminal = Terminal::new(&self.env, (spec.stdio[0], output), spec.window, spec.uid);
             let path = alloc::format!("/dev/pts/{}", terminal.number());
             let node = context.walk(&self.root, path.as_bytes(), true)?;
-            node.set_owner(spec.uid, 5);
-            let file = File::new(node, terminal.clone(), flags::O_RDWR);
+            let file = File::new(node, TerminalFile::open(&terminal)?, flags::O_RDWR);
             return Ok(([file.clone(), file.clone(), file], Some(terminal)));
         }
         let mut streams: BTreeMap<u32, (Rc<HostStream>, Rc<Node>)> = BTreeMap::new();

@@ -163,7 +163,7 @@ impl Context<'_> {
             Kind::Directory(_) => Rc::new(DirectoryFile::new(node)?),
             Kind::Fifo(_) => {
                 let pipe = fifo_of(node)?;
-                if mode == O_WRONLY && flags & O_NONBLOCK != 0 && !pipe.is_open().0 {
+                if mode == O_WRONLY && flags & O_NONBLOCK != 0 && pipe.refuses_writers() {
                     return Err(Errno::ENXIO);
                 }
                 PipeEnd::new(&pipe, flags)

@@ -32,15 +32,18 @@ pub struct Pipe {
     writers: Cell<u32>,
     /// How often an end was opened for reading and writing: FIFO openers wait for a change.
     opened: Cell<(u64, u64)>,
+    /// It has a name, so whoever opens an end waits for the other one.
+    is_fifo: bool,
     notifier: Notifier,
     env: Rc<Env>,
 }
 
 impl Pipe {
-    /// A pipe without ends.
+    /// A pipe without ends; `is_fifo` if it has a name.
     #[must_use]
-    pub fn new(env: &Rc<Env>) -> Rc<Self> {
+    pub fn new(env: &Rc<Env>, is_fifo: bool) -> Rc<Self> {
         Rc::new(Self {
+            is_fifo,
             buffer: RefCell::default(),
             capacity: Cell::new(CAPACITY),
             readers: Cell::new(0),
@@ -61,6 +64,13 @@ impl Pipe {
     #[must_use]
     pub fn is_open(&self) -> (bool, bool) {
         (self.readers.get() > 0, self.writers.get() > 0)
+    }
+
+    /// Whether opening it with O_NONBLOCK for writing alone must fail: a FIFO that nobody reads (fifo(7)). A pipe's end may be opened through /proc at
+    /// any time.
+    #[must_use]
+    pub fn refuses_writers(&self) -> bool {
+        self.is_fifo && self.readers.get() == 0
     }
 
     /// How often an end was opened for reading and for writing.
@@ -229,7 +239,7 @@ pub struct PipeEnd {
     pipe: Rc<Pipe>,
     reads: bool,
     writes: bool,
-    /// Another end was there when this one was opened.
+    /// Another end was there when this one was opened, or it need not be.
     had_peer: bool,
     /// How often the ends had been opened then.
     opened_before: (u64, u64),
@@ -245,7 +255,8 @@ impl PipeEnd {
         pipe.opened.set((read_opens + u64::from(reads), write_opens + u64::from(writes)));
         pipe.readers.set(pipe.readers.get() + u32::from(reads));
         pipe.writers.set(pipe.writers.get() + u32::from(writes));
-        let had_peer = (reads && pipe.writers.get() > 0) || (writes && pipe.readers.get() > 0);
+        let had_peer =
+            !pipe.is_fifo || (reads && pipe.writers.get() > 0) || (writes && pipe.readers.get() > 0);
         pipe.notifier.notify(Readiness::all());
         Rc::new(Self {
             pipe: pipe.clone(),
@@ -256,8 +267,8 @@ impl PipeEnd {
         })
     }
 
-    /// Whether the other end is open, or was since this one was opened (fifo(7): open(2) waits for that). An anonymous pipe's ends
-    /// are made one after the other.
+    /// Whether the other end is open, or was since this one was opened (fifo(7): open(2) waits for that). True for a pipe without a
+    /// name.
     #[must_use]
     pub fn met_peer(&self) -> bool {
         let (read_opens, write_opens) = self.pipe.opened.get();
@@ -333,7 +344,7 @@ impl FileOps for PipeEnd {
 /// ENFILE when memory is used up.
 pub fn make_pipe(pipefs: &Rc<FileSystem>, owner: (u32, u32), status: u32) -> Result<(Rc<File>, Rc<File>)> {
     pipefs.env.check_space().map_err(|_| Errno::ENFILE)?;
-    let pipe = Pipe::new(&pipefs.env);
+    let pipe = Pipe::new(&pipefs.env, false);
     let kind = Kind::Fifo(RefCell::new(Rc::downgrade(&pipe)));
     let node = Node::anonymous(pipefs, S_IFIFO | 0o600, owner, b"pipe:", kind);
     let reader = File::new(node.clone(), PipeEnd::new(&pipe, flags::O_RDONLY), flags::O_RDONLY | status);
@@ -350,7 +361,7 @@ pub fn fifo_of(node: &Rc<Node>) -> Result<Rc<Pipe>> {
     if let Some(pipe) = slot.borrow().upgrade() {
         return Ok(pipe);
     }
-    let pipe = Pipe::new(&node.fs().env);
+    let pipe = Pipe::new(&node.fs().env, true);
     *slot.borrow_mut() = Rc::downgrade(&pipe);
     Ok(pipe)
 }

@@ -37,7 +37,7 @@ impl Kernel {
     }
 
     /// Send the signals that keys of terminals made.
-    fn signals_from_terminals(&self) {
+    pub(super) fn signals_from_terminals(&self) {
         for (group, signo) in self.fs.env.terminals.take_signals() {
             for process in self.processes().iter().filter(|process| process.pgid.get() == group) {
                 let _ = self.send_to_process(process, SignalInfo::from_kernel(signo));

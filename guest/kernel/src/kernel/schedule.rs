@@ -188,6 +188,7 @@ impl Kernel {
     /// Serve system call `number` of `thread` and store its result, or let the thread wait.
     fn execute(&self, thread: &Rc<Thread>, number: u64) {
         let outcome = self.dispatch(thread, number);
+        self.signals_from_terminals();
         match outcome {
             Err(Stop::Wait) => self.park(thread, Waiting { number, no_restart: false }),
             Err(Stop::WaitNoRestart) => self.park(thread, Waiting { number, no_restart: true }),
@@ -333,6 +334,11 @@ impl Kernel {
                 }
             }
         }
+        self.drain_woken();
+    }
+
+    /// Put the threads that were woken into the run queue.
+    fn drain_woken(&self) {
         while !self.woken.is_empty() {
             for tid in self.woken.take() {
                 self.wake(tid);
@@ -407,6 +413,8 @@ impl Kernel {
         } else if stale {
             self.machine.flush_translations();
         }
+        // Who was woken meanwhile must not wait until this thread waits itself.
+        self.drain_woken();
         let ticks = !self.run_queue.borrow().is_empty() || thread.process.has_cpu_timers();
         self.machine.set_wishes(ticks, self.timers.next_ns());
         if switched {

@@ -76,7 +76,7 @@ const MADE: &[(&str, Maker)] = &[
     ("kernel/random/boot_id", boot_id),
     ("kernel/random/uuid", uuid),
     ("kernel/threads-max", threads_max),
-    ("kernel/version", |_| Ok(format!("#1 SEUSS library OS {}\n", env!("CARGO_PKG_VERSION")).into_bytes())),
+    ("kernel/version", |_| Ok(format!("{}\n", crate::syscall::system::VERSION).into_bytes())),
 ];
 
 /// Hang /proc/sys into /proc.

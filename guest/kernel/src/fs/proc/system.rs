@@ -34,10 +34,7 @@ const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tcgrou
 
 /// /proc/version.
 fn version() -> String {
-    format!(
-        "Linux version {RELEASE} (seuss@seuss) (rustc) #1 SEUSS library OS {}\n",
-        env!("CARGO_PKG_VERSION")
-    )
+    format!("Linux version {RELEASE} (seuss@seuss) (rustc) {}\n", crate::syscall::system::VERSION)
 }
 
 /// Hang the files into /proc.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::errno::Errno;
-use crate::fs::file::{File, UserMemory};
+use crate::fs::file::{File, UserMemory, flags};
 use crate::fs::tty::TERMIOS_BYTES;
 use crate::fs::{Fs, tty::Terminal};
 use crate::mem::user::VecSink;
@@ -180,4 +180,51 @@ fn slow_terminals_hold_the_writer_back() {
     world.env.handles.ready(1, event::WRITABLE);
     assert_eq!(world.env.woken.take(), [3]);
     assert_eq!(output(&world, 1).len(), taken);
+}
+
+#[test]
+fn pseudo_terminals_join_a_master_and_a_terminal() {
+    let (world, fs) = guest();
+    let tree = Context { root: fs.root.clone(), cwd: fs.root.clone(), ..world.context() };
+    let open = |path: &str| tree.open(&tree.cwd, path.as_bytes(), flags::O_RDWR | flags::O_NOCTTY, 0);
+    let master = open("/dev/ptmx").unwrap();
+    assert_eq!(open("/dev/pts/0").unwrap_err(), Errno::EIO);
+    let memory = Memory(RefCell::new(vec![0; 64]));
+    let ioctl = |file: &Rc<File>, request| file.ops().ioctl(file, &memory, request, 0);
+    ioctl(&master, 0x4004_5431).unwrap();
+    assert_eq!(ioctl(&master, 0x8004_5430), Ok(0));
+    assert_eq!(memory.0.borrow()[..4], [0; 4]);
+    let slave = open("/dev/pts/0").unwrap();
+    assert_eq!(master.write(&mut &b"hello\r"[..]), Ok(6));
+    assert_eq!(read(&master, 99).unwrap(), b"hello\r\n");
+    assert_eq!(read(&slave, 99).unwrap(), b"hello\n");
+    assert_eq!(read(&slave, 99), Err(Errno::EAGAIN));
+    slave.ops().notifier().unwrap().register(7);
+    assert_eq!(slave.write(&mut &b"out\n"[..]), Ok(4));
+    assert_eq!(master.poll(), Readiness::READABLE | Readiness::WRITABLE);
+    assert_eq!(read(&master, 99).unwrap(), b"out\r\n");
+    assert_eq!(world.env.woken.take(), [7]);
+    // A writer that is not read is held back, and goes on.
+    let taken = slave.write(&mut &[b'x'; 50_000][..]).unwrap();
+    assert!(taken < 6000);
+    assert_eq!(slave.write(&mut &b"x"[..]), Err(Errno::EAGAIN));
+    assert_eq!(slave.poll(), Readiness::empty());
+    assert_eq!(read(&master, 99_999).unwrap().len(), taken);
+    assert_eq!(slave.poll(), Readiness::WRITABLE);
+    let again = open("/dev/pts/0").unwrap();
+    drop(slave);
+    assert_eq!(read(&master, 9), Err(Errno::EAGAIN));
+    drop(again);
+    assert_eq!(read(&master, 9), Err(Errno::EIO));
+    assert!(master.poll().contains(Readiness::HANGUP));
+    let slave = open("/dev/pts/0").unwrap();
+    let other = open("/dev/ptmx").unwrap();
+    assert_eq!(ioctl(&other, 0x8004_5430), Ok(0));
+    assert_eq!(memory.0.borrow()[..4], [1, 0, 0, 0]);
+    drop(master);
+    assert_eq!(read(&slave, 9).unwrap(), b"");
+    assert_eq!(slave.write(&mut &b"x"[..]), Err(Errno::EIO));
+    assert!(slave.poll().contains(Readiness::HANGUP));
+    drop(slave);
+    assert_eq!(open("/dev/pts/0").unwrap_err(), Errno::ENOENT);
 }

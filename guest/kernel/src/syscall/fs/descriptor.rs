@@ -7,7 +7,6 @@ use crate::errno::{Errno, Result, SysResult};
 use crate::fs::file::UserMemory;
 use crate::fs::file::flags::{O_CLOEXEC, O_NONBLOCK};
 use crate::fs::pipe::PipeEnd;
-use crate::fs::tty::Terminal;
 use crate::task::process::LIMIT_NOFILE;
 
 /// The family.
@@ -69,6 +68,7 @@ const F_OWNER_PGRP: u32 = 2;
 const F_OFD_GETLK: u64 = 36;
 const F_OFD_SETLK: u64 = 37;
 const F_OFD_SETLKW: u64 = 38;
+const F_NOTIFY: u64 = 1026;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 const F_SETPIPE_SZ: u64 = 1031;
 const F_GETPIPE_SZ: u64 = 1032;
@@ -134,6 +134,14 @@ fn fcntl(call: &mut Call<'_>) -> SysResult {
             Ok(0)
         }
         F_GETSIG => Ok(u64::from(file.signal().get())),
+        F_NOTIFY => {
+            // Asking for nothing takes back what was asked for; events are **not** supported.
+            let asks = argument & 0x7fff_ffff != 0;
+            if !file.node().is_directory() {
+                return Err(Errno::ENOTDIR.into());
+            }
+            if asks { Err(Errno::EINVAL.into()) } else { Ok(0) }
+        }
         F_SETPIPE_SZ => {
             let end = file.ops_as::<PipeEnd>().ok_or(Errno::EBADF)?;
             Ok(end.pipe().set_capacity(argument & 0xffff_ffff)? as u64)
@@ -194,7 +202,7 @@ fn ioctl(call: &mut Call<'_>) -> SysResult {
             Ok(0)
         }
         _ => {
-            let terminal = file.ops_as::<Terminal>();
+            let terminal = terminal::of(&file);
             if let Some(outcome) =
                 terminal.and_then(|terminal| terminal::ioctl(call, terminal, request, argument))
             {

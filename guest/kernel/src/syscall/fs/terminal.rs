@@ -3,7 +3,8 @@
 use super::super::call::Call;
 use crate::errno::{Errno, Result, Stop, SysResult};
 use crate::fs::File;
-use crate::fs::tty::Terminal;
+use crate::fs::tty::pty::MasterFile;
+use crate::fs::tty::{Terminal, TerminalFile};
 use crate::task::process::Process;
 use crate::task::signal::{SIG_IGN, SIGTTIN, SIGTTOU, SignalInfo};
 use alloc::rc::Rc;
@@ -45,10 +46,16 @@ fn check_background(call: &Call<'_>, terminal: &Terminal, signo: u32) -> core::r
 /// # Errors
 /// EIO; [`Stop::Wait`] while the process is stopped.
 pub(super) fn before_read(call: &Call<'_>, file: &File) -> core::result::Result<(), Stop> {
-    match file.ops_as::<Terminal>() {
-        Some(terminal) => check_background(call, terminal, SIGTTIN),
+    match file.ops_as::<TerminalFile>() {
+        Some(file) => check_background(call, file.terminal(), SIGTTIN),
         None => Ok(()),
     }
+}
+
+/// The terminal that `file` is open at, or whose master it is.
+pub(super) fn of(file: &File) -> Option<&Terminal> {
+    let slave = file.ops_as::<TerminalFile>().map(TerminalFile::terminal);
+    slave.or_else(|| file.ops_as::<MasterFile>().map(MasterFile::terminal)).map(|terminal| &**terminal)
 }
 
 /// A process of session `sid` in process group `group`.

@@ -1,10 +1,18 @@
-//! Terminals: the line discipline (termios(3)) between the VMM's byte streams and the application.
+//! Terminals: the line discipline (termios(3)) between the application and the other side, which is the VMM's byte streams, or the master of
+//! a pseudo terminal ([`pty`]).
 //!
-//! **Not** supported: background processes are not stopped when they read or write (SIGTTIN, SIGTTOU), flow control (IXON), input speed, VTIME.
+//! **Not** supported: background processes are not stopped when they write (TOSTOP), flow control (IXON), speed, VTIME.
+
+pub mod pty;
+mod termios;
+
+pub use pty::TerminalFile;
+pub use termios::{TERMIOS_BYTES, Termios};
 
 use super::env::Env;
-use super::file::{File, FileOps, UserMemory};
+use super::file::UserMemory;
 use super::host::{HandleEvents, HostStream};
+use super::node::Node;
 use super::notify::Notifier;
 use crate::errno::{Errno, Result};
 use crate::mem::user::{Sink, Source, VecSink};
@@ -14,113 +22,22 @@ use alloc::rc::{Rc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use termios::*;
 
-/// Bytes of the kernel's `struct termios` (asm-generic/termbits.h).
-pub const TERMIOS_BYTES: usize = 36;
 /// Longest line, and most unread bytes (N_TTY_BUF_SIZE).
 const LINE_MAX: usize = 4096;
-/// Most output that waits for the VMM.
+/// Most output that waits for the other side.
 const OUTPUT_MAX: usize = 4096;
 
+/// Most terminals (kernel.pty.max).
+const TERMINALS_MAX: usize = 4096;
+
+const SIGHUP: u32 = 1;
 const SIGINT: u32 = 2;
 const SIGQUIT: u32 = 3;
+const SIGCONT: u32 = 18;
 const SIGTSTP: u32 = 20;
 const SIGWINCH: u32 = 28;
-
-// c_iflag
-const ISTRIP: u32 = 0o40;
-const INLCR: u32 = 0o100;
-const IGNCR: u32 = 0o200;
-const ICRNL: u32 = 0o400;
-// c_oflag
-const OPOST: u32 = 1;
-const ONLCR: u32 = 4;
-// c_lflag
-const ISIG: u32 = 1;
-const ICANON: u32 = 2;
-const ECHO: u32 = 0o10;
-const ECHOE: u32 = 0o20;
-const ECHOK: u32 = 0o40;
-const ECHONL: u32 = 0o100;
-const NOFLSH: u32 = 0o200;
-const ECHOCTL: u32 = 0o1000;
-const ECHOKE: u32 = 0o4000;
-const IEXTEN: u32 = 0o100_000;
-// c_cc
-const VINTR: usize = 0;
-const VQUIT: usize = 1;
-const VERASE: usize = 2;
-const VKILL: usize = 3;
-const VEOF: usize = 4;
-const VMIN: usize = 6;
-const VSUSP: usize = 10;
-const VEOL: usize = 11;
-const VWERASE: usize = 14;
-const VLNEXT: usize = 15;
-const VEOL2: usize = 16;
-
-/// Terminal attributes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Termios {
-    input: u32,
-    output: u32,
-    control: u32,
-    local: u32,
-    line: u8,
-    characters: [u8; 19],
-}
-
-impl Default for Termios {
-    /// What a new pseudo terminal has (tty_std_termios).
-    fn default() -> Self {
-        Self {
-            input: ICRNL | 0o2000,
-            output: OPOST | ONLCR,
-            control: 0o17 | 0o60 | 0o200,
-            local: ISIG | ICANON | ECHO | ECHOE | ECHOK | ECHOCTL | ECHOKE | IEXTEN,
-            line: 0,
-            characters: [3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0],
-        }
-    }
-}
-
-impl Termios {
-    /// `struct termios` of asm-generic/termbits.h.
-    #[must_use]
-    pub fn encode(&self) -> [u8; TERMIOS_BYTES] {
-        let mut bytes = [0; TERMIOS_BYTES];
-        for (at, word) in [self.input, self.output, self.control, self.local].into_iter().enumerate() {
-            bytes[at * 4..at * 4 + 4].copy_from_slice(&word.to_le_bytes());
-        }
-        bytes[16] = self.line;
-        bytes[17..36].copy_from_slice(&self.characters);
-        bytes
-    }
-
-    /// The inverse of [`Self::encode`].
-    #[must_use]
-    pub fn decode(bytes: &[u8; TERMIOS_BYTES]) -> Self {
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        let mut characters = [0; 19];
-        characters.copy_from_slice(&bytes[17..36]);
-        Self {
-            input: word(0),
-            output: word(4),
-            control: word(8),
-            local: word(12),
-            line: bytes[16],
-            characters,
-        }
-    }
-
-    fn has(&self, flag: u32) -> bool {
-        self.local & flag != 0
-    }
-
-    fn is(&self, byte: u8, which: usize) -> bool {
-        byte != 0 && self.characters[which] == byte
-    }
-}
 
 /// The terminals in use, by number (/dev/pts/N), and the signals that their keys made.
 #[derive(Default)]
@@ -155,12 +72,22 @@ impl Terminals {
     }
 }
 
+/// The other side of a terminal.
+enum Line {
+    /// Streams of the VMM: what is typed, what is shown.
+    Host(Rc<HostStream>, Rc<HostStream>),
+    /// The master of a pseudo terminal.
+    Master(pty::Master),
+}
+
 /// A terminal.
 pub struct Terminal {
     number: u32,
     env: Rc<Env>,
-    input: Rc<HostStream>,
-    output: Rc<HostStream>,
+    far: Line,
+    /// Its node in /dev/pts, and who owns that.
+    node: RefCell<Weak<Node>>,
+    owner: (u32, u32),
     termios: RefCell<Termios>,
     /// Rows and columns.
     window: Cell<(u16, u16)>,
@@ -186,19 +113,29 @@ impl HandleEvents for Terminal {
 }
 
 impl Terminal {
-    /// A terminal between an input and an output handle, with the lowest free number.
+    /// A terminal between an input and an output handle, with the lowest free number. Its node belongs to `owner`.
     #[must_use]
-    pub fn new(env: &Rc<Env>, handles: (u32, u32), window: (u16, u16)) -> Rc<Self> {
+    pub fn new(env: &Rc<Env>, handles: (u32, u32), window: (u16, u16), owner: u32) -> Rc<Self> {
+        let input = HostStream::new(env, handles.0);
+        let output = if handles.0 == handles.1 { input.clone() } else { HostStream::new(env, handles.1) };
+        let terminal =
+            Self::register(env, Line::Host(input.clone(), output.clone()), window, (owner, pty::GROUP));
+        let weak: Weak<Self> = Rc::downgrade(&terminal);
+        input.set_listener(weak.clone());
+        output.set_listener(weak);
+        terminal
+    }
+
+    fn register(env: &Rc<Env>, far: Line, window: (u16, u16), owner: (u32, u32)) -> Rc<Self> {
         let mut list = env.terminals.list.borrow_mut();
         list.retain(|_, terminal| terminal.strong_count() > 0);
         let number = (0..).find(|number| !list.contains_key(number)).unwrap_or(u32::MAX);
-        let input = HostStream::new(env, handles.0);
-        let output = if handles.0 == handles.1 { input.clone() } else { HostStream::new(env, handles.1) };
         let terminal = Rc::new(Self {
             number,
             env: env.clone(),
-            input,
-            output,
+            far,
+            node: RefCell::default(),
+            owner,
             termios: RefCell::default(),
             window: Cell::new(window),
             session: Cell::new(0),
@@ -211,10 +148,52 @@ impl Terminal {
             notifier: Notifier::new(&env.woken),
         });
         list.insert(number, Rc::downgrade(&terminal));
-        let weak: Weak<Self> = Rc::downgrade(&terminal);
-        terminal.input.set_listener(weak.clone());
-        terminal.output.set_listener(weak);
         terminal
+    }
+
+    /// What its file systems share.
+    #[must_use]
+    pub fn env(&self) -> &Rc<Env> {
+        &self.env
+    }
+
+    /// Its node in /dev/pts, if there is one yet.
+    #[must_use]
+    pub fn node(&self) -> Option<Rc<Node>> {
+        self.node.borrow().upgrade()
+    }
+
+    /// Say which its node is.
+    pub fn set_node(&self, node: &Rc<Node>) {
+        *self.node.borrow_mut() = Rc::downgrade(node);
+    }
+
+    /// Who owns its node: user and group.
+    #[must_use]
+    pub fn owner(&self) -> (u32, u32) {
+        self.owner
+    }
+
+    /// Whether the other side is gone.
+    fn is_hung_up(&self) -> bool {
+        match &self.far {
+            Line::Host(input, _) => input.poll().contains(Readiness::HANGUP),
+            Line::Master(master) => master.is_closed(),
+        }
+    }
+
+    /// Whether output is taken now.
+    fn takes_output(&self) -> bool {
+        match &self.far {
+            Line::Host(..) => self.pending.borrow().is_empty(),
+            Line::Master(_) => self.pending.borrow().len() < OUTPUT_MAX,
+        }
+    }
+
+    /// How much may be typed before it is read.
+    fn room(&self) -> usize {
+        let unread: usize = self.ready.borrow().iter().map(Vec::len).sum();
+        LINE_MAX.saturating_sub(unread)
     }
 
     /// N of /dev/pts/N.
@@ -249,7 +228,10 @@ impl Terminal {
     }
 
     fn signal(&self, signo: u32) {
-        let group = self.foreground.get();
+        self.signal_group(self.foreground.get(), signo);
+    }
+
+    fn signal_group(&self, group: u32, signo: u32) {
         if group != 0 {
             self.env.terminals.signals.borrow_mut().push((group, signo));
         }
@@ -257,23 +239,21 @@ impl Terminal {
 
     /// A handle changed: send what waits, process what was typed.
     pub fn serve(&self) {
-        let before = (self.can_read(), self.pending.borrow().is_empty());
+        let before = (self.can_read(), self.takes_output());
         let _ = self.flush();
-        let room = || {
-            let unread: usize = self.ready.borrow().iter().map(Vec::len).sum();
-            LINE_MAX.saturating_sub(unread)
-        };
-        while room() > 0 {
-            let mut typed = VecSink { bytes: Vec::new(), limit: room().min(512) };
-            match self.input.read(&mut typed) {
-                Ok(0) | Err(_) => break,
-                Ok(_) => typed.bytes.iter().for_each(|byte| self.typed(*byte)),
+        if let Line::Host(input, _) = &self.far {
+            while self.room() > 0 {
+                let mut typed = VecSink { bytes: Vec::new(), limit: self.room().min(512) };
+                match input.read(&mut typed) {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => typed.bytes.iter().for_each(|byte| self.typed(*byte)),
+                }
             }
         }
         let mut events = Readiness::empty();
         events.set(Readiness::READABLE, self.can_read() && !before.0);
-        events.set(Readiness::WRITABLE, self.pending.borrow().is_empty() && !before.1);
-        let hung_up = self.input.poll().contains(Readiness::HANGUP);
+        events.set(Readiness::WRITABLE, self.takes_output() && !before.1);
+        let hung_up = self.is_hung_up();
         events.set(Readiness::HANGUP, hung_up && !self.hung_up.replace(hung_up));
         // Polling serves too: it must not wake those who poll without need.
         if !events.is_empty() {
@@ -439,17 +419,21 @@ impl Terminal {
         }
     }
 
-    /// Give pending output to the VMM.
+    /// Give pending output to the other side.
     ///
     /// # Errors
     /// EAGAIN if it does not take all; EIO.
     pub fn flush(&self) -> Result {
+        let output = match &self.far {
+            Line::Host(_, output) => output,
+            Line::Master(master) => return master.output_waits(self.pending.borrow().len()),
+        };
         loop {
             let bytes: Vec<u8> = self.pending.borrow().iter().copied().collect();
             if bytes.is_empty() {
                 return Ok(());
             }
-            let written = self.output.write(&mut bytes.as_slice())?;
+            let written = output.write(&mut bytes.as_slice())?;
             self.pending.borrow_mut().drain(..written);
             if written == 0 {
                 return Err(Errno::EAGAIN);
@@ -471,7 +455,10 @@ impl Terminal {
         let front = self.ready.borrow_mut().pop_front();
         let Some(mut piece) = front else {
             let termios = self.termios.borrow();
-            let ended = self.input.poll().intersects(Readiness::HANGUP | Readiness::READABLE);
+            let ended = match &self.far {
+                Line::Host(input, _) => input.poll().intersects(Readiness::HANGUP | Readiness::READABLE),
+                Line::Master(master) => master.is_closed(),
+            };
             let no_wait = !termios.has(ICANON) && termios.characters[VMIN] == 0;
             return if no_wait || ended { Ok(0) } else { Err(Errno::EAGAIN) };
         };
@@ -507,37 +494,25 @@ impl Terminal {
     }
 }
 
-impl FileOps for Terminal {
-    fn read(&self, _file: &File, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
-        Self::read(self, sink)
-    }
-
-    fn write(&self, _file: &File, _offset: u64, source: &mut dyn Source) -> Result<usize> {
-        Self::write(self, source)
-    }
-
-    fn poll(&self, _file: &File) -> Readiness {
+impl Terminal {
+    fn poll(&self) -> Readiness {
         if !self.can_read() {
             self.serve();
         }
         let mut ready = Readiness::empty();
-        let hung_up = self.input.poll().contains(Readiness::HANGUP);
+        let hung_up = self.is_hung_up();
         ready.set(Readiness::READABLE, self.can_read() || hung_up);
-        ready.set(Readiness::WRITABLE, self.pending.borrow().is_empty());
+        ready.set(Readiness::WRITABLE, self.takes_output());
         ready.set(Readiness::HANGUP, hung_up);
         ready
     }
 
-    fn notifier(&self) -> Option<&Notifier> {
-        Some(&self.notifier)
-    }
-
-    fn bytes_readable(&self, _file: &File) -> Result<u64> {
-        Ok(self.ready.borrow().front().map_or(0, Vec::len) as u64)
+    fn bytes_readable(&self) -> u64 {
+        self.ready.borrow().front().map_or(0, Vec::len) as u64
     }
 
     /// The requests that need no process: ioctl_tty(2). The others are the system call's business.
-    fn ioctl(&self, _file: &File, memory: &dyn UserMemory, request: u32, argument: u64) -> Result<u64> {
+    fn ioctl(&self, memory: &dyn UserMemory, request: u32, argument: u64) -> Result<u64> {
         const TCGETS: u32 = 0x5401;
         const TCSETS: u32 = 0x5402;
         const TCSETSF: u32 = 0x5404;
