@@ -11,7 +11,7 @@ E2E := $(CARGO) run --quiet --package seuss-e2e --bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,HOME,CARGO_HOME,RUSTUP_HOME,SEUSS_CACHE,SEUSS_KEEP)
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare build shim harness run test images tools bench conformance node fmt clean
+.PHONY: help prepare build shim harness guest run test images tools bench conformance node fmt clean
 
 # Comparing with runc alone needs no shim.
 SHIM := $(if $(findstring seuss,$(RUNTIME)),shim)
@@ -27,6 +27,10 @@ build: shim harness ## build the shim, seussctl and the harness
 shim: prepare
 	@echo "==> building the shim and seussctl"
 	$(CARGO) build --release --package seuss-shim
+
+guest: ## build the guest image fast, for work on it: run with SEUSS_KERNEL=target/guest-dev/release/seuss-image
+	cd guest && CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_INCREMENTAL=true \
+		$(CARGO) build --release --package seuss-image --target-dir ../target/guest-dev
 
 harness: prepare
 	@echo "==> building the harness"

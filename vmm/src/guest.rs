@@ -48,7 +48,7 @@ impl Guest {
         config: GuestConfig,
         events: impl FnMut(GuestEvent) + Send + 'static,
     ) -> Result<Self, StartError> {
-        Self::start_image(config, KernelImage::embedded()?, events)
+        Self::start_image(config, KernelImage::chosen()?, events)
     }
 
     /// As [`Self::start`], with another guest image.

@@ -26,10 +26,23 @@ static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("SEUSS_GUEST_IMA
 #[repr(align(16))]
 struct Aligned<T: ?Sized>(T);
 
+/// Environment variable that names a guest image to use instead of the built-in one, for those who work on the guest.
+pub(crate) const KERNEL_VARIABLE: &str = "SEUSS_KERNEL";
+
 /// Why a kernel image cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
+    /// The file that `SEUSS_KERNEL` names cannot be read.
+    #[error(
+        "cannot read the guest image {path} that SEUSS_KERNEL names: {error}; unset SEUSS_KERNEL to use the built-in one"
+    )]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        error: String,
+    },
     /// Not an ELF file, or damaged.
     #[error("the guest image is not a valid ELF executable: {0}")]
     Malformed(String),
@@ -89,6 +102,21 @@ pub struct KernelImage {
 }
 
 impl KernelImage {
+    /// The image that `SEUSS_KERNEL` names, else the one that this build of the VMM carries.
+    ///
+    /// # Errors
+    /// [`ImageError`] if it cannot be read or used.
+    pub fn chosen() -> Result<Self, ImageError> {
+        let Some(path) = std::env::var_os(KERNEL_VARIABLE).filter(|path| !path.is_empty()) else {
+            return Self::embedded();
+        };
+        let bytes = std::fs::read(&path).map_err(|error| ImageError::Unreadable {
+            path: path.to_string_lossy().into_owned(),
+            error: error.to_string(),
+        })?;
+        Self::from_bytes(bytes)
+    }
+
     /// The image that this build of the VMM carries.
     ///
     /// # Errors
