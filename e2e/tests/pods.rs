@@ -221,6 +221,30 @@ fn stats_of_a_running_container(bench: &Bench) -> Result<()> {
     bench.remove(&sandbox)
 }
 
+fn out_of_memory_is_told(bench: &Bench) -> Result<()> {
+    let sandbox = bench.sandbox("oom")?;
+    let script = "kept = []\nwhile True: kept.append(b'x' * (4 << 20))";
+    let mut spec = bench.container("main", &["python3", "-c", script]);
+    spec.memory_bytes = 128 << 20;
+    let (status, log) = bench.run(&sandbox, &spec)?;
+    ensure!(status.exit_code == 137, "exit code {}: {log:?}", status.exit_code);
+    ensure!(status.reason == "OOMKilled", "reason {:?}", status.reason);
+    bench.remove(&sandbox)
+}
+
+fn what_cannot_be_executed_is_named(bench: &Bench) -> Result<()> {
+    let sandbox = bench.sandbox("not-executable")?;
+    for (name, program) in [("text", "/etc/passwd"), ("directory", "/usr/lib")] {
+        let id = bench.cri().create_container(&sandbox, &bench.container(name, &[program]))?;
+        let error =
+            bench.cri().start_container(&id).err().with_context(|| format!("{program} was started"))?;
+        ensure!(error.to_string().contains(program), "the error does not name {program}: {error:#}");
+        let status = bench.cri().container_status(&id)?;
+        ensure!(status.exit_code != 0, "exit code of {program}");
+    }
+    bench.remove(&sandbox)
+}
+
 /// One module per runtime and version, one test per case.
 macro_rules! combinations {
     ($(run $module:ident = $version:ident $runtime:ident;)* cases $cases:tt) => {
@@ -254,5 +278,7 @@ combinations! {
         killed_shim_leaves_nothing,
         ctr_runs_a_program,
         stats_of_a_running_container,
+        out_of_memory_is_told,
+        what_cannot_be_executed_is_named,
     ]
 }

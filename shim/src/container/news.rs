@@ -44,8 +44,15 @@ impl Container {
             GuestEvent::ExecStarted { token: 0, result: _ } => self.init_started(state),
             GuestEvent::ExecStarted { token, result } => self.exec_started(state, token, result),
             GuestEvent::Exited { token, status } => self.exec_exited(state, token, status.shell_code()),
+            GuestEvent::OutOfMemory => self.out_of_memory(),
             GuestEvent::Ended(result) => self.ended(state, result),
         }
+    }
+
+    /// The guest has killed a process for want of memory: containerd makes `OOMKilled` of it if the container ends so.
+    fn out_of_memory(&self) {
+        tracing::warn!(id = self.id, "out of memory");
+        self.shared.events.push(Event::Oom { id: self.id.clone() });
     }
 
     /// The first process runs: so does the container.

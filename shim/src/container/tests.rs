@@ -217,12 +217,13 @@ async fn a_whole_life_is_told_in_order() {
     let exit = bench.container.wait(Some("e1")).await.unwrap();
     assert_eq!(exit.status, 3);
     assert_eq!(bench.container.delete_exec("e1").unwrap().1.status, 3);
+    bench.guest.tell(GuestEvent::OutOfMemory);
     bench.guest.end(7);
     assert_eq!(bench.container.wait(None).await.unwrap().status, 7);
     assert_eq!(bench.container.delete().unwrap().1.status, 7);
     assert_eq!(
         bench.told(),
-        ["create", "start", "exec-added e1", "exec-started e1", "exit e1 3", "exit c1 7", "delete 7"]
+        ["create", "start", "exec-added e1", "exec-started e1", "exit e1 3", "oom", "exit c1 7", "delete 7"]
     );
 }
 

@@ -8,6 +8,7 @@ mod control;
 mod doorbell;
 mod execs;
 mod log;
+mod oom;
 pub(crate) mod thread;
 mod ticker;
 
@@ -34,6 +35,7 @@ use crate::vcpu::{ExitReason, KvmError};
 use control::ControlPage;
 use execs::{Execs, Posted, Waiting};
 use log::LogLimit;
+use oom::OomWatch;
 use ticker::{Ticker, Wishes};
 
 /// KVM_RUN may ask to be repeated; so many times in a row is not a guest that runs.
@@ -57,6 +59,8 @@ pub enum GuestEvent {
         /// Its pid inside the guest, or errno.
         result: Result<u32, i32>,
     },
+    /// The guest has killed a process because memory is used up. Told at most once a second: a guest can claim anything.
+    OutOfMemory,
     /// The guest is gone: its first process ended, it was stopped, or it failed. Processes started with `exec` ended
     /// with it.
     Ended(Result<WaitStatus, GuestError>),
@@ -100,6 +104,7 @@ pub(crate) struct Runner {
     execs: Execs,
     recorder: Recorder,
     log_limit: LogLimit,
+    oom: OomWatch,
     kernel: KernelImage,
     reserved_bytes: u64,
     events: EventSink,
@@ -132,6 +137,7 @@ impl Runner {
             ticker,
             execs: Execs::new(stdin),
             log_limit: LogLimit::new(monotonic_ns()),
+            oom: OomWatch::default(),
             kernel,
             reserved_bytes,
             events,
@@ -175,6 +181,9 @@ impl Runner {
             self.shared.counters.final_cpu_ns.set(cpu_time.as_nanos() as u64);
         }
         self.publish();
+        if self.oom.is_owed() {
+            self.emit(GuestEvent::OutOfMemory);
+        }
         self.shared.finish(result.clone());
         self.emit(GuestEvent::Ended(result));
     }
@@ -254,8 +263,12 @@ impl Runner {
         }
     }
 
-    fn publish(&self) {
+    /// Take the guest's own figures over, and tell of what they say.
+    fn publish(&mut self) {
         self.control().publish(&self.shared.counters, self.reserved_bytes);
+        if self.oom.is_news(self.shared.counters.oom_kills.get(), monotonic_ns()) {
+            self.emit(GuestEvent::OutOfMemory);
+        }
     }
 
     /// A kick: see what there is, and interrupt the guest if it concerns it.

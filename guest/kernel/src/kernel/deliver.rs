@@ -10,7 +10,6 @@ use crate::task::signal::{
 };
 use crate::task::thread::{AltStack, State, Thread};
 use alloc::rc::Rc;
-use alloc::string::String;
 
 /// The stop signals.
 const STOPS: SignalSet = SignalSet(
@@ -253,21 +252,6 @@ impl Kernel {
         if timer.expires_ns != 0 {
             self.timers.arm(timer.expires_ns, super::timers::Timer::Alarm(pid));
         }
-    }
-
-    /// Memory is used up: the process that asked is killed, and the log says so.
-    pub(super) fn out_of_memory(&self, thread: &Rc<Thread>) {
-        let process = &thread.process;
-        let name = thread.comm_bytes();
-        let limit_mib = self.config.memory_bytes >> 20;
-        let message = alloc::format!(
-            "out of memory: killed process {} ({}): the guest's {limit_mib} MiB are used up",
-            process.pid,
-            String::from_utf8_lossy(&name),
-        );
-        self.log(2, &message);
-        self.count(|counters| counters.oom_kills += 1);
-        self.exit_process(process, SIGKILL);
     }
 
     /// Write a line to the VMM's log. Levels: 1 error .. 5 trace.

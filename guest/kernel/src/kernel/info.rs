@@ -119,6 +119,7 @@ impl ProcessInfo for Kernel {
                 with(&|handler| handler != SIG_IGN && handler != SIG_DFL),
             ],
             no_new_privs: process.no_new_privs.get(),
+            oom_score_adj: process.oom_score_adj.get(),
             stack_start: program.stack,
             exit_signal: process.exit_signal.get(),
             exit_status,
@@ -193,11 +194,14 @@ impl ProcessInfo for Kernel {
                 thread.set_comm(name);
                 Ok(())
             }),
-            Setting::OomScoreAdj => Box::new(|value: &[u8]| -> Result {
-                // There is one victim: the process that asks for the last frame. The value is only checked.
+            Setting::OomScoreAdj => Box::new(move |value: &[u8]| -> Result {
                 let text = core::str::from_utf8(value).map_err(|_| Errno::EINVAL)?;
                 let value: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
-                if (-1000..=1000).contains(&value) { Ok(()) } else { Err(Errno::EINVAL) }
+                if !(-1000..=1000).contains(&value) {
+                    return Err(Errno::EINVAL);
+                }
+                thread.process.oom_score_adj.set(value);
+                Ok(())
             }),
         })
     }

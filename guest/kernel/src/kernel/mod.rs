@@ -8,6 +8,7 @@ pub mod events;
 mod fault_address;
 pub mod info;
 pub mod life;
+mod oom;
 pub mod patch;
 pub mod schedule;
 pub mod spawn;

@@ -151,6 +151,8 @@ pub struct Process {
     pub personality: Cell<u32>,
     /// Nice value.
     pub nice: Cell<i32>,
+    /// What /proc/PID/oom_score_adj adds to the process' badness, in thousandths of all memory (-1000 to 1000).
+    pub oom_score_adj: Cell<i32>,
     /// Page faults that were served, and those of children that were waited for.
     pub minor_faults: Cell<(u64, u64)>,
     /// Most bytes in memory, as far as it was looked at; and of children that were waited for.
@@ -223,6 +225,7 @@ impl Process {
             no_new_privs: Cell::new(parent.is_some_and(|parent| parent.no_new_privs.get())),
             personality: Cell::new(parent.map_or(0, |parent| parent.personality.get())),
             nice: Cell::new(parent.map_or(0, |parent| parent.nice.get())),
+            oom_score_adj: Cell::new(parent.map_or(0, |parent| parent.oom_score_adj.get())),
             minor_faults: Cell::default(),
             peak_rss: Cell::default(),
             cpu_timers: Cell::default(),
