@@ -3,7 +3,7 @@
 #: with = ["/bin/bash"]
 a=(one two 'three four'); a+=(five); echo "${#a[@]} ${a[2]} ${a[*]:1:2} ${!a[@]}"
 declare -A m=([x]=1 [y]=2); m[z]=3; for k in x y z; do echo -n "$k=${m[$k]} "; done; echo
-diff <(seq 3) <(seq 2 4); cat <(echo from substitution); tee >(cat >/tmp/tee-out) <<<into >/dev/null; sleep 0.1; cat /tmp/tee-out
+diff <(seq 3) <(seq 2 4); cat <(echo from substitution); tee >(cat >/tmp/tee-out) <<<into >/dev/null; sleep 0.5; cat /tmp/tee-out
 [[ abc123 =~ ^([a-z]+)([0-9]+)$ ]] && echo "${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
 s=Hello; echo "${s,,} ${s^^} ${s/l/L} ${s//l/L} ${s:1:3} ${s: -2}"
 coproc cat; echo coproc >&"${COPROC[1]}"; read -r line <&"${COPROC[0]}"; echo "$line"; exec {COPROC[1]}>&-; wait

@@ -12,7 +12,7 @@ sleep 100 & kill $!; wait $! 2>/dev/null; echo "terminated $?"
 sleep 100 & kill -9 $!; wait $! 2>/dev/null; echo "killed $?"
 kill -0 $$ && echo alive
 kill -0 $! 2>/dev/null || echo gone
-for i in 1 2 3 4 5; do (sleep 0.$i; echo "job $i") & done; wait
+{ for i in 1 2 3 4 5; do (sleep 0.$i; echo "job $i") & done; wait; } | sort
 trap 'echo caught USR1' USR1
 kill -USR1 $$
 echo after
