@@ -16,7 +16,7 @@ use crate::hypervisor::Hypervisor;
 use crate::memory::{Gpa, Memory, Window};
 use crate::run::thread::Kickable;
 use crate::stats::StartTimings;
-use crate::vcpu::{KvmError, Vcpu, ioctl};
+use crate::vcpu::{KvmError, Vcpu, ioctl, statistics};
 
 /// A VM without memory, and its vCPU.
 pub(crate) struct Shell {
@@ -29,7 +29,7 @@ pub(crate) struct Shell {
 pub(crate) struct Machine {
     pub(crate) vcpu: Vcpu,
     // Before the memory: KVM lets go of the slots before the windows are unmapped.
-    _vm: VmFd,
+    vm: VmFd,
     pub(crate) memory: Memory,
 }
 
@@ -41,6 +41,15 @@ pub(crate) struct DrivenMachine {
 }
 
 impl Machine {
+    /// KVM's counters of the virtual machine and its vCPU that are not zero, as text.
+    pub(crate) fn kvm_statistics(&self) -> String {
+        let all = statistics::nonzero(&self.vm).and_then(|vm| Ok([vm, self.vcpu.statistics()?].concat()));
+        match all {
+            Ok(all) => all.iter().map(|(name, value)| format!(" {name}={value}")).collect(),
+            Err(error) => format!(" not available: {error}"),
+        }
+    }
+
     /// Let the calling thread drive this machine.
     pub(crate) fn drive(mut self) -> DrivenMachine {
         let immediate_exit = self.vcpu.immediate_exit();
@@ -102,7 +111,7 @@ impl Shell {
         let started = Instant::now();
         self.vcpu.set_entry(pml4)?;
         timings.registers = started.elapsed();
-        Ok(Machine { vcpu: self.vcpu, _vm: self.vm, memory })
+        Ok(Machine { vcpu: self.vcpu, vm: self.vm, memory })
     }
 }
 

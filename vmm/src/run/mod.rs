@@ -180,6 +180,7 @@ impl Runner {
         if let Some(cpu_time) = thread::cpu_time(thread::current_tid()) {
             self.shared.counters.final_cpu_ns.set(cpu_time.as_nanos() as u64);
         }
+        self.recorder.trace(|| format!("KVM's statistics:{}", self.machine.kvm_statistics()));
         self.publish();
         if self.oom.is_owed() {
             self.emit(GuestEvent::OutOfMemory);

@@ -7,6 +7,7 @@ mod attribute;
 pub(crate) mod cpuid;
 mod exit;
 mod state;
+pub(crate) mod statistics;
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -40,6 +41,11 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
+    /// KVM's counters of this vCPU that are not zero.
+    pub(crate) fn statistics(&self) -> std::io::Result<Vec<(String, u64)>> {
+        statistics::nonzero(&self.fd)
+    }
+
     /// Create the vCPU of `vm` and give it everything but the page tables.
     pub(crate) fn new(vm: &VmFd, features: &CpuFeatures) -> Result<Self, KvmError> {
         let fd = ioctl("KVM_CREATE_VCPU", vm.create_vcpu(0))?;

@@ -27,10 +27,13 @@ const LARGE_AREA: u64 = 2 * LARGE_PAGE_SIZE;
 const FAULT_AROUND: u64 = 64;
 /// File pages copied around a write fault of a private mapping.
 const COPY_AROUND: u64 = 8;
-/// Anonymous pages given at once to a first touch anywhere.
-const TOUCH_CHUNK: u64 = 4;
-/// Anonymous pages given at once to a fault that follows the previous one.
-const SEQUENTIAL_CHUNK: u64 = 16;
+/// Anonymous pages given at once to a first touch anywhere: up to the end of the group of so many. A shadow-paging KVM fills in the accessed entries of
+/// the whole group when one of them faults (PTE_PREFETCH_NUM in arch/x86/kvm/mmu), those that are dirty for writing too.
+const TOUCH_CHUNK: u64 = 8;
+/// As much at most for faults that follow one another: each gets twice as much as the one before.
+const SEQUENTIAL_CHUNK: u64 = 128;
+/// Shared pages unshared at once when one after the other is written.
+const UNSHARE_CHUNK: u64 = 16;
 
 /// How memory is touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,8 @@ pub struct Space {
     stale: Cell<Stale>,
     /// Where the last anonymous fault ended: the next one there is sequential.
     last_fault_end: u64,
+    /// How many pages it was given.
+    chunk: u64,
     /// Likewise for private copies.
     last_copy_end: u64,
     /// What is known of the system-call sites.
@@ -110,6 +115,7 @@ impl Space {
             areas: BTreeMap::new(),
             stale: Cell::new(Stale::Nothing),
             last_fault_end: 0,
+            chunk: TOUCH_CHUNK,
             last_copy_end: 0,
             sites: Sites::default(),
             brk_start: 0,
@@ -252,7 +258,7 @@ impl Space {
     /// A program that writes page after page of shared memory gets some of the next ones at once.
     fn unshare_ahead(&mut self, area: &Area, start: u64, rights: u64) {
         let mut page = start;
-        while page < area.end.min(start + (SEQUENTIAL_CHUNK - 1) * PAGE_SIZE) {
+        while page < area.end.min(start + (UNSHARE_CHUNK - 1) * PAGE_SIZE) {
             let Some(leaf) = self.tables.leaf(page) else { return };
             if leaf.large || leaf.entry & (P | W) != P || !self.frames.owns(leaf.entry & ADDRESS) {
                 return;
@@ -272,7 +278,8 @@ impl Space {
     }
 
     fn fault_anonymous(&mut self, area: &Area, page: u64) -> core::result::Result<Served, Fault> {
-        let rights = Self::rights(area.protection, true) | A;
+        // Accessed and dirty from the start: see `TOUCH_CHUNK`. The page is this guest's own either way.
+        let rights = Self::rights(area.protection, true) | A | D;
         let large = page & !(LARGE_PAGE_SIZE - 1);
         let fits = large >= area.start && large + LARGE_PAGE_SIZE <= area.end;
         if area.end - area.start >= LARGE_AREA
@@ -290,9 +297,12 @@ impl Space {
             }
         }
         let sequential = page == self.last_fault_end;
+        self.chunk = if sequential { (2 * self.chunk).min(SEQUENTIAL_CHUNK) } else { TOUCH_CHUNK };
         // Never into the next 2 MiB, which may get a large page.
         let limit = area.end.min(large + LARGE_PAGE_SIZE);
-        let count = if sequential { SEQUENTIAL_CHUNK } else { TOUCH_CHUNK }.min((limit - page) / PAGE_SIZE);
+        let group = TOUCH_CHUNK * PAGE_SIZE;
+        let end = (page & !(group - 1)) + self.chunk * PAGE_SIZE;
+        let count = (limit.min(end) - page) / PAGE_SIZE;
         let mut at = page;
         for step in 0..count {
             if step > 0 && self.tables.leaf(at).is_some_and(|leaf| leaf.entry & P != 0) {
@@ -381,7 +391,8 @@ impl Space {
         let window = FAULT_AROUND * PAGE_SIZE;
         let start = (page & !(window - 1)).max(area.start);
         let end = (page & !(window - 1)).saturating_add(window).min(area.end);
-        let rights = Self::rights(area.protection, false);
+        // Accessed: see `TOUCH_CHUNK`.
+        let rights = Self::rights(area.protection, false) | A;
         let mut at = start;
         while at < end {
             let empty = self.tables.leaf(at).is_none_or(|leaf| leaf.entry & P == 0);
