@@ -5,6 +5,7 @@
 //! over each other as overlayfs does.
 
 mod cache;
+mod memory;
 
 use std::fs::File;
 use std::io;
@@ -12,7 +13,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
-use rustix::fs::{self as rfs, MemfdFlags, SealFlags};
 
 pub use cache::BlobCache;
 
@@ -161,12 +161,12 @@ impl RootfsSource {
         match self {
             Self::Dir(dir) => {
                 let layer = dir.display().to_string();
-                let file = memory_file(&layer)?;
+                let file = memory::file(&layer)?;
                 let report = erofs::build_from_dir(dir, &file, &options.build).map_err(|source| {
                     RootfsError::Build { layer: layer.clone(), source: Box::new(source) }
                 })?;
                 let digest = check_and_digest(&layer, &file, report.len_bytes)?;
-                let file = seal(&layer, file)?;
+                let file = memory::freeze(&layer, file)?;
                 let blob = Blob { file, len_bytes: report.len_bytes, digest, diff_id: None };
                 Ok(RootfsImage { layers: vec![blob], config: None })
             }
@@ -202,10 +202,10 @@ impl Step<'_> {
 
     fn blob(&self) -> Result<Blob, RootfsError> {
         let Some(cache) = self.options.cache else {
-            let file = memory_file(&self.name())?;
+            let file = memory::file(&self.name())?;
             let report = self.write(&file)?;
             let digest = check_and_digest(&self.name(), &file, report.len_bytes)?;
-            let file = seal(&self.name(), file)?;
+            let file = memory::freeze(&self.name(), file)?;
             return Ok(self.finished(file, report.len_bytes, digest));
         };
         // A layer whose image depends on the layers below is kept under its chain id.
@@ -261,23 +261,6 @@ impl Step<'_> {
         Reader::open(File::from(file), blob.len_bytes)
             .map_err(|source| RootfsError::Corrupt { layer, source: Box::new(source) })
     }
-}
-
-fn memory_file(layer: &str) -> Result<File, RootfsError> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
-    rfs::memfd_create("seuss-layer", flags)
-        // Before Linux 6.3 there is no NOEXEC_SEAL.
-        .or_else(|_| rfs::memfd_create("seuss-layer", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING))
-        .map(File::from)
-        .map_err(|e| RootfsError::Memory { layer: layer.into(), source: e.into() })
-}
-
-/// Nobody can write to, grow or shrink the file any more.
-fn seal(layer: &str, file: File) -> Result<OwnedFd, RootfsError> {
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    rfs::fcntl_add_seals(&file, seals)
-        .map_err(|e| RootfsError::Memory { layer: layer.into(), source: e.into() })?;
-    Ok(file.into())
 }
 
 fn check_and_digest(layer: &str, file: &File, len_bytes: u64) -> Result<Digest, RootfsError> {

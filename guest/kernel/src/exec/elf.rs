@@ -15,7 +15,7 @@ use seuss_abi::layout::PAGE_SIZE;
 /// Most program headers (as Linux: the table fits one page).
 const HEADERS_MAX: usize = PAGE_SIZE as usize / 56;
 /// Where a position-independent executable is loaded.
-const PIE_BASE: u64 = 0x5555_5555_4000;
+const PIE_BASE: u64 = 0x5555_5540_0000;
 
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;

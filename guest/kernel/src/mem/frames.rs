@@ -14,6 +14,9 @@ use seuss_abi::layout::{LARGE_PAGE_SIZE, PAGE_SIZE};
 const GROUP: usize = (LARGE_PAGE_SIZE / PAGE_SIZE) as usize;
 const WORDS: usize = GROUP / 64;
 
+/// The free frames of a large page, a bit each.
+type GroupBits = [u64; WORDS];
+
 /// Guest-physical address.
 pub type Gpa = u64;
 
@@ -29,13 +32,27 @@ struct Inner {
     /// Reference count of each frame; 0 = free.
     counts: RefCell<Vec<u32>>,
     /// One bit per frame, 1 = free, a group of words per large page.
-    free: RefCell<Vec<[u64; WORDS]>>,
+    free: RefCell<Vec<GroupBits>>,
     /// Where the last search for a single frame ended.
     hint: Cell<usize>,
+    /// The group that the library OS takes its frames from.
+    kernel_group: Cell<usize>,
     free_count: Cell<usize>,
     /// Frames that only the library OS itself may take.
     reserve: Cell<usize>,
     total: usize,
+}
+
+fn is_whole(words: &GroupBits) -> bool {
+    words.iter().all(|word| *word == u64::MAX)
+}
+
+/// Take the first free frame of a group; returns its number in it.
+fn take_first(words: &mut GroupBits) -> Option<usize> {
+    let word = words.iter().position(|word| *word != 0)?;
+    let bit = words[word].trailing_zeros() as usize;
+    words[word] &= !(1 << bit);
+    Some(word * 64 + bit)
 }
 
 /// A reference to one frame of the private window; dropping the last one frees it.
@@ -67,6 +84,7 @@ impl Frames {
             counts: RefCell::new(counts),
             free: RefCell::new(free),
             hint: Cell::new(reserved / GROUP),
+            kernel_group: Cell::new(reserved / GROUP),
             free_count: Cell::new(total - reserved),
             reserve: Cell::new(0),
             total,
@@ -110,9 +128,25 @@ impl Frames {
     /// A zeroed frame for the library OS, which may use the reserve.
     #[must_use]
     pub fn allocate_kernel(&self) -> Option<Frame> {
-        let frame = self.take_one()?;
+        let frame = self.take_for_kernel()?;
         frame.zero();
         Some(frame)
+    }
+
+    /// Frames of the library OS, page tables above all, keep to few large pages: a shadow-paging KVM maps no large page that holds a page table, so
+    /// that elsewhere one fault gives the direct map 2 MiB.
+    fn take_for_kernel(&self) -> Option<Frame> {
+        let inner = &*self.0;
+        let mut free = inner.free.borrow_mut();
+        let is_free = |words: &GroupBits| words.iter().any(|word| *word != 0);
+        let group = Some(inner.kernel_group.get())
+            .filter(|group| free.get(*group).is_some_and(is_free))
+            .or_else(|| free.iter().position(is_whole))
+            .or_else(|| free.iter().position(is_free))?;
+        inner.kernel_group.set(group);
+        let frame = take_first(&mut free[group])?;
+        drop(free);
+        Some(self.claim(group * GROUP + frame))
     }
 
     fn take_one(&self) -> Option<Frame> {
@@ -120,20 +154,19 @@ impl Frames {
         let mut free = inner.free.borrow_mut();
         let groups = free.len();
         let start = inner.hint.get();
-        // First a group that is broken already, so that whole large pages stay whole.
-        for whole_too in [false, true] {
+        let kernel_group = inner.kernel_group.get();
+        // First a group that is broken already, so that whole large pages stay whole; the library OS's own one last.
+        for (whole_too, kernel_too) in [(false, false), (true, false), (true, true)] {
             for step in 0..groups {
                 let group = (start + step) % groups;
                 let words = &mut free[group];
-                if !whole_too && words.iter().all(|word| *word == u64::MAX) {
+                if (!whole_too && is_whole(words)) || (!kernel_too && group == kernel_group) {
                     continue;
                 }
-                if let Some(word) = words.iter().position(|word| *word != 0) {
-                    let bit = words[word].trailing_zeros() as usize;
-                    words[word] &= !(1 << bit);
+                if let Some(frame) = take_first(words) {
                     inner.hint.set(group);
                     drop(free);
-                    return Some(self.claim(group * GROUP + word * 64 + bit));
+                    return Some(self.claim(group * GROUP + frame));
                 }
             }
         }
@@ -415,9 +448,22 @@ mod tests {
 
     #[test]
     fn single_frames_spare_whole_groups() {
-        let frames = frames(1024, 1);
+        let frames = frames(1536, 1);
         let held: Vec<_> = (0..511).map(|_| frames.allocate().unwrap()).collect();
         assert!(frames.allocate_run(512).is_some());
         drop(held);
+    }
+
+    #[test]
+    fn the_library_os_keeps_to_its_own_group_while_it_can() {
+        let frames = frames(1024, 1);
+        let tables: Vec<_> = (0..100).map(|_| frames.allocate_kernel().unwrap()).collect();
+        let pages: Vec<_> = (0..512).map(|_| frames.allocate().unwrap()).collect();
+        let group = |frame: &Frame| frame.gpa() / LARGE_PAGE_SIZE;
+        assert!(tables.iter().all(|frame| group(frame) == group(&tables[0])));
+        assert!(pages.iter().all(|frame| group(frame) != group(&tables[0])));
+        // Then they share what is left, to the last frame.
+        let rest: Vec<_> = core::iter::from_fn(|| frames.allocate()).collect();
+        assert_eq!((rest.len(), frames.allocate_kernel().is_some()), (1023 - 612, false));
     }
 }

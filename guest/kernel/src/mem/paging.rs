@@ -261,6 +261,18 @@ impl PageTables {
         let mut address = start;
         while address < end {
             let step = match self.leaf(address) {
+                // Nobody writes to an image.
+                Some(leaf)
+                    if leaf.large
+                        && !self.frames.owns(leaf.entry & ADDRESS)
+                        && child.shares_large(address, leaf.entry) =>
+                {
+                    let Some(next) = (address & !(LARGE_PAGE_SIZE - 1)).checked_add(LARGE_PAGE_SIZE) else {
+                        return Ok(());
+                    };
+                    address = next;
+                    continue;
+                }
                 // Large pages are split: parent and child will write to different parts of them.
                 Some(leaf) if leaf.large => {
                     self.split(address)?;
@@ -287,6 +299,12 @@ impl PageTables {
             address = next;
         }
         Ok(())
+    }
+
+    /// Map the large page of an image that another address space has at `address`; whether it is there now.
+    fn shares_large(&self, address: u64, entry: u64) -> bool {
+        let there = self.leaf(address).is_some_and(|leaf| leaf.large && leaf.entry & P != 0);
+        there || self.map_large(address, entry & ADDRESS, entry & !ADDRESS)
     }
 
     fn missing_span(&self, address: u64) -> u64 {

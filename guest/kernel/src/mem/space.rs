@@ -333,6 +333,13 @@ impl Space {
             |errno: Errno| if errno == Errno::ENOMEM { Fault::OutOfMemory } else { Fault::BeyondEnd };
         let shared_write = area.shared && area.maybe_written;
         let found = pager.page(index, shared_write).map_err(to_fault)?;
+        if let MappedPage::Image(gpa) = found
+            && access != Access::Write
+            && !area.shared
+            && self.map_large_image(page, gpa, pager, index)
+        {
+            return Ok(Served::Demand);
+        }
         let (gpa, writable) = match found {
             MappedPage::BeyondEnd => return Err(Fault::BeyondEnd),
             MappedPage::Frame(frame) if area.shared => (frame.into_gpa(), shared_write),
@@ -360,7 +367,8 @@ impl Space {
         let window = COPY_AROUND * PAGE_SIZE;
         let start = (page & !(window - 1)).max(area.start);
         let end = (page & !(window - 1)).saturating_add(window).min(area.end);
-        let rights = Self::rights(area.protection, true) | A;
+        // Accessed and dirty: see `TOUCH_CHUNK`.
+        let rights = Self::rights(area.protection, true) | A | D;
         for at in (start..end).step_by(PAGE_SIZE as usize) {
             let entry = self.tables.leaf(at).map_or(0, |leaf| leaf.entry);
             let mapped = entry & P != 0;

@@ -94,7 +94,10 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
     check_limits(call, len, private_data)?;
     let space = call.process.space();
     let mut space = space.borrow_mut();
-    let at = space.place(placement, len)?;
+    let at = match &object {
+        Some((pager, _)) if !shared => space.place_file(placement, len, pager, offset / PAGE_SIZE)?,
+        _ => space.place(placement, len)?,
+    };
     let area = match object {
         None => Area::anonymous(at, len, protection),
         Some((pager, maybe_written)) => Area {
