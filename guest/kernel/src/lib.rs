@@ -19,6 +19,7 @@ pub mod fs;
 pub mod kernel;
 pub mod machine;
 pub mod mem;
+pub mod net;
 pub mod random;
 pub mod syscall;
 pub mod task;

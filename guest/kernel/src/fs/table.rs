@@ -97,6 +97,18 @@ impl FdTable {
         if (fd as u64) < limit { Ok(fd) } else { Err(Errno::EMFILE) }
     }
 
+    /// Make sure that `count` descriptors can be given, before something is done that cannot be undone.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn check_room(&self, count: usize, limit: u64) -> Result {
+        let mut min = 0;
+        for _ in 0..count {
+            min = self.free(min, limit)? as u64 + 1;
+        }
+        Ok(())
+    }
+
     /// Give `file` the lowest free descriptor. `limit` is RLIMIT_NOFILE.
     ///
     /// # Errors

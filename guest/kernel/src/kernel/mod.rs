@@ -20,6 +20,7 @@ use crate::fs::{Env, Fs};
 use crate::machine::{Counters, Machine};
 use crate::mem::frames::{Frames, Gpa};
 use crate::mem::space::Space;
+use crate::net::Net;
 use crate::random::Random;
 use crate::task::futex::Futexes;
 use crate::task::process::{Pid, Process};
@@ -82,6 +83,8 @@ pub struct Kernel {
     pub woken: Woken,
     /// The file systems.
     pub fs: Fs,
+    /// The sockets.
+    pub net: Net,
     /// The vDSO.
     pub vdso: Rc<Vdso>,
     /// Futex waiters.
@@ -142,6 +145,7 @@ impl Kernel {
         let started_ns = machine.monotonic_ns();
         let slice_start = machine.tsc();
         Ok(Self {
+            net: Net::new(&env),
             fs,
             vdso,
             machine,

@@ -6,6 +6,7 @@ pub mod fs;
 pub mod futex;
 pub mod identity;
 pub mod memory;
+pub mod net;
 pub mod signal;
 pub mod system;
 pub mod table;

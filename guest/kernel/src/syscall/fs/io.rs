@@ -1,6 +1,7 @@
 //! read, write and their relatives.
 
 use super::super::call::{Call, UserBuffer};
+use super::super::net::{socket_of, transfer};
 use super::super::table::{Entry, full, partial};
 use super::file;
 use crate::errno::{Errno, Result, Stop, SysResult};
@@ -47,6 +48,9 @@ pub(super) fn do_read(
     buffer: &mut UserBuffer,
     nonblocking: bool,
 ) -> SysResult {
+    if let Some(socket) = socket_of(file) {
+        return transfer::read(call, file, &*socket, buffer, nonblocking);
+    }
     super::terminal::before_read(call, file)?;
     refresh(call, file, file.offset())?;
     match file.read(buffer) {
@@ -63,6 +67,9 @@ pub(super) fn do_write(
     buffer: &mut UserBuffer,
     nonblocking: bool,
 ) -> SysResult {
+    if let Some(socket) = socket_of(file) {
+        return transfer::write(call, file, &*socket, buffer, nonblocking);
+    }
     let before = call.thread.progress.borrow().bytes;
     let total = Source::remaining(buffer) as u64;
     if let Some(limit) = file_size_limit(call, file, file.offset())? {

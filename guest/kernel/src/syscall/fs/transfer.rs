@@ -1,6 +1,7 @@
 //! Moving bytes between files inside the library OS, and making them durable (there is nothing to do: files are memory).
 
 use super::super::call::{Call, MAX_RW_COUNT};
+use super::super::net::{socket_of, transfer};
 use super::super::table::{Entry, full, partial};
 use super::io::wait_or_fail;
 use super::{check_flags, file};
@@ -41,13 +42,22 @@ fn advice(call: &mut Call<'_>) -> SysResult {
     Ok(0)
 }
 
-fn read_chunk(from: &Rc<File>, offset: Option<u64>, limit: usize) -> Result<Vec<u8>> {
+fn read_chunk(call: &Call<'_>, from: &Rc<File>, offset: Option<u64>, limit: usize) -> Result<Vec<u8>> {
     let mut sink = VecSink { bytes: Vec::new(), limit };
-    match offset {
-        Some(offset) => from.read_at(offset, &mut sink)?,
-        None => from.read(&mut sink)?,
+    match (offset, socket_of(from)) {
+        (Some(offset), _) => from.read_at(offset, &mut sink)?,
+        (None, Some(socket)) => transfer::read_some(call, &*socket, &mut sink)?,
+        (None, None) => from.read(&mut sink)?,
     };
     Ok(sink.bytes)
+}
+
+/// Write at the offset of the file, or to a socket.
+fn write_chunk(call: &Call<'_>, to: &Rc<File>, mut bytes: &[u8]) -> Result<usize> {
+    match socket_of(to) {
+        Some(socket) => transfer::write_some(call, &*socket, &mut bytes),
+        None => to.write(&mut bytes),
+    }
 }
 
 /// An offset argument: the pointer, and the value it holds.
@@ -72,14 +82,14 @@ fn copy(
     let mut done = before;
     at += before;
     while done < count.min(MAX_RW_COUNT) {
-        let bytes = read_chunk(from, Some(at), CHUNK.min((count - done) as usize))?;
+        let bytes = read_chunk(call, from, Some(at), CHUNK.min((count - done) as usize))?;
         if bytes.is_empty() {
             break;
         }
         let mut source = bytes.as_slice();
         let wrote = match to_at {
             Some(offset) => to.write_at(offset, &mut source),
-            None => to.write(&mut source),
+            None => write_chunk(call, to, source),
         };
         match wrote {
             Ok(wrote) => {
@@ -178,14 +188,14 @@ fn splice(call: &mut Call<'_>) -> SysResult {
         }
         limit = limit.min(room);
     }
-    let bytes = match read_chunk(&from, from_at, limit) {
+    let bytes = match read_chunk(call, &from, from_at, limit) {
         Err(Errno::EAGAIN) => return wait_or_fail(call, &from, nonblocking || from.is_nonblocking()),
         bytes => bytes?,
     };
     let mut left = bytes.as_slice();
     let wrote = match to_at {
         Some(offset) => to.write_at(offset, &mut left)?,
-        None => to.write(&mut left)?,
+        None => write_chunk(call, &to, left)?,
     } as u64;
     if let Some(offset) = from_at {
         call.write_u64(from_offset, offset + wrote)?;
