@@ -1,7 +1,6 @@
 //: group = "C"
 //: summary = "AF_UNIX: stream, datagram and seqpacket, paths and abstract names, socketpair, descriptors and credentials passed"
 //: link = ["static", "dynamic"]
-//: known-failure = "sockets (and, for eventfds, what the case asks beyond them) are not there yet (issue 3)"
 #include "net.h"
 
 static struct sockaddr_un at(const char *path) {

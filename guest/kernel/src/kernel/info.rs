@@ -59,6 +59,10 @@ impl ProcessInfo for Kernel {
         Self::current(self).map_or((1, 1), |thread| (thread.process.pid, thread.tid))
     }
 
+    fn unix_sockets(&self) -> Vec<u8> {
+        crate::net::unix::listing(&self.net.unix)
+    }
+
     fn pids(&self) -> Vec<u32> {
         self.processes.borrow().keys().copied().collect()
     }

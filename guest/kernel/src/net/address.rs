@@ -55,6 +55,17 @@ impl UnixAddress {
         })
     }
 
+    /// Parse what must name somebody.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; EINVAL: no name.
+    pub fn parse_named(address: &[u8]) -> Result<Self> {
+        match Self::parse(address)? {
+            Self::Unnamed => Err(Errno::EINVAL),
+            named => Ok(named),
+        }
+    }
+
     /// The sockaddr that getsockname(2) and its like tell; a path ends with a zero byte.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -30,11 +30,14 @@ impl SocketFile {
     /// # Errors
     /// ENFILE when memory is used up.
     pub fn open(fs: &Fs, socket: Rc<dyn Socket>, owner: (u32, u32), status: u32) -> Result<Rc<File>> {
+        // From here on, the socket is released whatever happens.
+        let ops = Rc::new(Self { socket });
         fs.env.check_space().map_err(|_| Errno::ENFILE)?;
+        let socket = &ops.socket;
         let node = Node::anonymous(&fs.sockets, S_IFSOCK | 0o777, owner, b"socket:", Kind::Anonymous);
         socket.common().ino.set(node.ino());
         socket.common().owner.set(owner);
-        Ok(File::new(node, Rc::new(Self { socket }), flags::O_RDWR | status))
+        Ok(File::new(node, ops.clone(), flags::O_RDWR | status))
     }
 }
 

@@ -15,6 +15,7 @@ pub mod address;
 pub mod file;
 pub mod message;
 pub mod options;
+pub mod unix;
 
 pub use file::SocketFile;
 pub use message::{Control, Incoming, MessageFlags, Outgoing, Ucred};
@@ -30,6 +31,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::cell::Cell;
+use unix::UnixSocket;
 
 /// Address families (linux/socket.h).
 #[allow(missing_docs)]
@@ -378,13 +380,15 @@ pub fn socket_as<T: Socket>(socket: Rc<dyn Socket>) -> Option<Rc<T>> {
 pub struct Net {
     /// Memory, clock, wake-ups.
     pub env: Rc<Env>,
+    /// AF_UNIX.
+    pub unix: Rc<unix::Shared>,
 }
 
 impl Net {
     /// No sockets yet.
     #[must_use]
     pub fn new(env: &Rc<Env>) -> Self {
-        Self { env: env.clone() }
+        Self { env: env.clone(), unix: unix::Shared::new(env) }
     }
 
     /// socket(2): a socket of `family`.
@@ -394,13 +398,15 @@ impl Net {
     pub fn create(
         &self,
         _caller: &Caller<'_>,
-        _family: u16,
-        _kind: SocketType,
-        _protocol: i32,
+        family: u16,
+        kind: SocketType,
+        protocol: i32,
     ) -> Result<Rc<dyn Socket>> {
         self.check_space()?;
-        // Families are dispatched here.
-        Err(Errno::EAFNOSUPPORT)
+        match family {
+            family::UNIX => Ok(UnixSocket::create(&self.unix, kind, protocol)?),
+            _ => Err(Errno::EAFNOSUPPORT),
+        }
     }
 
     /// socketpair(2): two sockets connected to each other.
@@ -414,6 +420,11 @@ impl Net {
         kind: SocketType,
         protocol: i32,
     ) -> Result<[Rc<dyn Socket>; 2]> {
+        self.check_space()?;
+        if family == family::UNIX {
+            let pair = UnixSocket::create_pair(&self.unix, kind, protocol, caller)?;
+            return Ok(pair.map(|socket| -> Rc<dyn Socket> { socket }));
+        }
         self.create(caller, family, kind, protocol)?;
         Err(Errno::EOPNOTSUPP)
     }

@@ -293,6 +293,13 @@ impl Options {
         })
     }
 
+    /// What an AF_UNIX socket made by accept(2) has from its listener: whether senders are told.
+    pub fn inherit_passing(&self, listener: &Self) {
+        for option in [name::PASSCRED, name::PASSSEC] {
+            self.apply(Change::Switch(option, listener.is_on(option)));
+        }
+    }
+
     /// The options that a socket made by accept(2) has from its listener.
     pub fn inherit(&self, listener: &Self) {
         self.switches.set(listener.switches.get());

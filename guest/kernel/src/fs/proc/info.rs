@@ -151,6 +151,10 @@ pub trait ProcessInfo {
     fn threads(&self, pid: u32) -> Vec<u32>;
     /// A thread.
     fn status(&self, pid: u32, tid: u32) -> Option<ProcessStatus>;
+    /// The text of /proc/net/unix.
+    fn unix_sockets(&self) -> Vec<u8> {
+        Vec::new()
+    }
     /// Arguments, each with a terminating zero.
     fn command_line(&self, pid: u32) -> Option<Vec<u8>>;
     /// Environment, each with a terminating zero.

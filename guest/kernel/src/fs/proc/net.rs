@@ -1,10 +1,11 @@
 //! /proc/PID/net: the files that programs open to see whether there is a network.
 //!
-//! The sockets are served by the VMM in the pod's network namespace, so **nothing is listed** but the loopback interface.
+//! AF_UNIX sockets are listed. Those of other families are served by the VMM in the pod's network namespace, so **nothing is listed** of them but the loopback interface.
 
-use super::static_text;
+use super::{TextNode, static_text};
 use crate::fs::device::hang;
-use crate::fs::node::Node;
+use crate::fs::node::{Kind, Node, S_IFREG};
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 
 const FILES: &[(&str, &str)] = &[
@@ -49,7 +50,6 @@ const FILES: &[(&str, &str)] = &[
         "udp6",
         "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n",
     ),
-    ("unix", "Num       RefCount Protocol Flags    Type St Inode Path\n"),
 ];
 
 /// Hang the files into a process' directory `net`.
@@ -57,4 +57,13 @@ pub(super) fn fill(directory: &Rc<Node>) {
     for (name, text) in FILES {
         hang(directory, name, &static_text(directory.fs(), 0o444, text));
     }
+    let unix = TextNode {
+        make: |source| Ok(source.processes.unix_sockets()),
+        shared: None,
+        pid: 0,
+        tid: 0,
+        setting: None,
+    };
+    let kind = Kind::Generated(Box::new(unix));
+    hang(directory, "unix", &Node::system(directory.fs(), S_IFREG | 0o444, kind));
 }
