@@ -5,7 +5,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::file::{UserMemory, flags};
 use crate::fs::node::{Kind, Node, S_IFSOCK};
 use crate::fs::notify::Notifier;
-use crate::fs::{File, FileOps, Fs};
+use crate::fs::{File, FileOps, FileSystem};
 use crate::wait::Readiness;
 use alloc::rc::Rc;
 
@@ -25,16 +25,21 @@ impl SocketFile {
         &self.socket
     }
 
-    /// An open file for a new socket. `status` is O_NONBLOCK or nothing.
+    /// An open file of `sockfs` for a new socket. `status` is O_NONBLOCK or nothing.
     ///
     /// # Errors
     /// ENFILE when memory is used up.
-    pub fn open(fs: &Fs, socket: Rc<dyn Socket>, owner: (u32, u32), status: u32) -> Result<Rc<File>> {
+    pub fn open(
+        sockfs: &Rc<FileSystem>,
+        socket: Rc<dyn Socket>,
+        owner: (u32, u32),
+        status: u32,
+    ) -> Result<Rc<File>> {
         // From here on, the socket is released whatever happens.
         let ops = Rc::new(Self { socket });
-        fs.env.check_space().map_err(|_| Errno::ENFILE)?;
+        sockfs.env.check_space().map_err(|_| Errno::ENFILE)?;
         let socket = &ops.socket;
-        let node = Node::anonymous(&fs.sockets, S_IFSOCK | 0o777, owner, b"socket:", Kind::Anonymous);
+        let node = Node::anonymous(sockfs, S_IFSOCK | 0o777, owner, b"socket:", Kind::Anonymous);
         socket.common().ino.set(node.ino());
         socket.common().owner.set(owner);
         Ok(File::new(node, ops.clone(), flags::O_RDWR | status))

@@ -49,7 +49,7 @@ fn parse(call: &Call<'_>) -> Result<(u16, SocketType, u32, i32)> {
 /// An open file for a new socket.
 fn open(call: &Call<'_>, socket: Rc<dyn Socket>, flags: u32) -> Result<Rc<File>> {
     let who = call.process.credentials.borrow();
-    SocketFile::open(&call.kernel.fs, socket, (who.fsuid, who.fsgid), flags & O_NONBLOCK)
+    SocketFile::open(&call.kernel.fs.sockets, socket, (who.fsuid, who.fsgid), flags & O_NONBLOCK)
 }
 
 fn make_socket(call: &mut Call<'_>) -> SysResult {
