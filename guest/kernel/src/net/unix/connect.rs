@@ -73,8 +73,8 @@ impl UnixSocket {
         self.peer.replace(Some(other.clone()));
         self.identity.replace(listener.identity.borrow().clone());
         listener.pending.borrow_mut().push_back(other);
+        // As on Linux, the client's own watchers are not told: it knows.
         listener.notify(Readiness::READABLE);
-        self.notify(Readiness::WRITABLE);
         Ok(())
     }
 
@@ -119,7 +119,6 @@ impl UnixSocket {
         {
             self.part_from(&before);
         }
-        self.notify(Readiness::WRITABLE);
         Ok(())
     }
 

@@ -343,10 +343,7 @@ fn recvmmsg(call: &mut Call<'_>) -> SysResult {
         let got = match receive_one(call, &file, &*socket, header, this) {
             Ok(got) => got,
             Err(Stop::Wait) if is_late() => {
-                if done > 0 {
-                    return Ok(done);
-                }
-                // As on Linux, the time counts only once there is a message (recvmmsg(2), "Bugs").
+                // As on Linux, the time is looked at when a message has come, and not before (recvmmsg(2), "Bugs").
                 call.thread.progress.borrow_mut().deadline_ns = Some(u64::MAX);
                 return Err(Stop::Wait);
             }
