@@ -28,7 +28,10 @@ pub(crate) struct BadTail {
 #[derive(Debug, Default)]
 pub(crate) struct EventRing {
     head: u32,
-    waiting: VecDeque<Event>,
+    /// Entries at the end of the ring that are no reason to enter an idle guest.
+    quiet_tail: u32,
+    /// What waits, and whether it is quiet.
+    waiting: VecDeque<(Event, bool)>,
 }
 
 impl EventRing {
@@ -39,6 +42,16 @@ impl EventRing {
         if filled as usize > RING_ENTRIES { Err(BadTail { head: self.head, tail }) } else { Ok(filled) }
     }
 
+    /// Whether the guest has entries to consume that it should be woken for.
+    pub(crate) fn wakes(&self, comm: &Window) -> Result<bool, BadTail> {
+        Ok(self.filled(comm)? > self.quiet_tail)
+    }
+
+    /// Events that have not reached the ring.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Events that can be posted before anything has to wait.
     pub(crate) fn room(&self, comm: &Window) -> Result<usize, BadTail> {
         Ok((RING_ENTRIES - self.filled(comm)? as usize).saturating_sub(self.waiting.len()))
@@ -46,14 +59,23 @@ impl EventRing {
 
     /// Take `event`; it reaches the ring with the next [`Self::flush`] that finds room.
     pub(crate) fn push(&mut self, event: Event) {
-        self.waiting.push_back(event);
+        self.waiting.push_back((event, false));
     }
 
-    /// Move what waits into the ring as far as there is room. Returns whether the ring got anything.
+    /// As [`Self::push`], but the event alone does not wake the guest.
+    pub(crate) fn push_quiet(&mut self, event: Event) {
+        self.waiting.push_back((event, true));
+    }
+
+    /// Move what waits into the ring as far as there is room. Returns whether the ring got anything that the guest should
+    /// be woken for.
     pub(crate) fn flush(&mut self, comm: &Window) -> Result<bool, BadTail> {
         let room = RING_ENTRIES - self.filled(comm)? as usize;
         let count = room.min(self.waiting.len());
-        for event in self.waiting.drain(..count) {
+        let mut loud = false;
+        for (event, quiet) in self.waiting.drain(..count) {
+            loud |= !quiet;
+            self.quiet_tail = if quiet { self.quiet_tail.saturating_add(1) } else { 0 };
             let index = self.head as usize % RING_ENTRIES;
             comm.store(ENTRIES.plus((index * size_of::<Event>()) as u64), event);
             self.head = self.head.wrapping_add(1);
@@ -61,7 +83,7 @@ impl EventRing {
         if count > 0 {
             comm.store(HEAD, self.head);
         }
-        Ok(count > 0)
+        Ok(loud)
     }
 }
 
@@ -89,6 +111,20 @@ mod tests {
         let entry: Event = comm.load(ENTRIES.plus(u64::from(tail) % RING_ENTRIES as u64 * 24))?;
         comm.store(TAIL, tail.wrapping_add(1))?;
         Some(entry.b)
+    }
+
+    #[test]
+    fn quiet_events_wake_nobody_but_arrive() {
+        let comm = comm();
+        let mut ring = EventRing::default();
+        ring.push_quiet(event(1));
+        assert_eq!((ring.flush(&comm), ring.wakes(&comm)), (Ok(false), Ok(false)));
+        ring.push(event(2));
+        ring.push_quiet(event(3));
+        assert_eq!((ring.flush(&comm), ring.wakes(&comm)), (Ok(true), Ok(true)));
+        assert_eq!((consume(&comm), ring.wakes(&comm)), (Some(1), Ok(true)));
+        assert_eq!((consume(&comm), ring.wakes(&comm)), (Some(2), Ok(false)));
+        assert_eq!(consume(&comm), Some(3));
     }
 
     proptest! {

@@ -21,6 +21,7 @@ mod handles;
 mod hypervisor;
 mod kernel;
 mod memory;
+mod net;
 mod report;
 mod run;
 mod shared;

@@ -58,6 +58,24 @@ pub enum Op {
     /// A process has started (`args = [token, guest pid]`) or could not (`args = [token, -errno as u64, gpa of a message, its length]`): the first one (token 0), which
     /// ends the guest in that case, or one asked for by [`crate::event::Kind::Exec`].
     Started = 9,
+    /// Take the submissions ([`crate::net`]) and post what is ready, without waiting. Returns 0. Every other call takes the submissions first, too.
+    Sync = 10,
+    /// bind(2): `args = [handle, length]`, the address in the payload; returns the length of the bound address, which is in the payload, or -errno.
+    Bind = 11,
+    /// listen(2): `args = [handle, backlog]`. Returns 0 or -errno.
+    Listen = 12,
+    /// connect(2), without waiting: `args = [handle, length]`, the address in the payload. Returns 0, -errno, or -EINPROGRESS
+    /// ([`crate::event::Kind::Connected`] follows). The connection's own address is in the payload in both good cases.
+    Connect = 13,
+    /// getsockname(2) (`args = [handle, 0]`) or getpeername(2) (`[handle, 1]`): returns the length of the address in the payload, or -errno.
+    Name = 14,
+    /// getsockopt(2): `args = [handle, level, name, length]`. Returns the length of the value in the payload, or -errno.
+    GetOption = 15,
+    /// setsockopt(2): `args = [handle, level, name, length]`, the value in the payload. Returns 0 or -errno.
+    SetOption = 16,
+    /// The interfaces of the network namespace: returns how many [`crate::net::Interface`] entries (one per address, at least one per interface) are in the
+    /// payload, or -errno.
+    Interfaces = 17,
 }
 
 impl Op {
@@ -74,6 +92,14 @@ impl Op {
             7 => Self::Exited,
             8 => Self::Log,
             9 => Self::Started,
+            10 => Self::Sync,
+            11 => Self::Bind,
+            12 => Self::Listen,
+            13 => Self::Connect,
+            14 => Self::Name,
+            15 => Self::GetOption,
+            16 => Self::SetOption,
+            17 => Self::Interfaces,
             _ => return None,
         })
     }

@@ -5,8 +5,10 @@
 //! | 0x0000 | [`BootBlock`] | VMM before the first entry |
 //! | 0x1000 | [`Clock`] | VMM, seqlock |
 //! | 0x2000 | [`crate::call::Slot`] | guest, then VMM (`result`) |
+//! | 0x2100 | payload of the host call: addresses, option values | guest, then VMM |
 //! | 0x3000 | [`Control`] | both, field by field |
 //! | 0x4000 | [`crate::event::Ring`] | VMM produces, guest consumes |
+//! | 0x8000 | [`crate::net::Submissions`] | guest produces, VMM consumes |
 //! | 0x10000 | mailbox: process descriptions and other blobs from the VMM | VMM |
 //!
 //! All integers are little-endian; all fields are naturally aligned.
@@ -19,10 +21,16 @@ pub const BOOT_OFFSET: u64 = 0x0000;
 pub const CLOCK_OFFSET: u64 = 0x1000;
 /// Offset of the host-call [`crate::call::Slot`].
 pub const SLOT_OFFSET: u64 = 0x2000;
+/// Offset of the host call's payload.
+pub const PAYLOAD_OFFSET: u64 = 0x2100;
+/// Size of the payload in bytes.
+pub const PAYLOAD_SIZE: usize = 0xf00;
 /// Offset of [`Control`].
 pub const CONTROL_OFFSET: u64 = 0x3000;
 /// Offset of the event [`crate::event::Ring`].
 pub const EVENTS_OFFSET: u64 = 0x4000;
+/// Offset of the ring of [`crate::net::Submissions`].
+pub const SUBMISSIONS_OFFSET: u64 = 0x8000;
 /// Offset of the mailbox.
 pub const MAILBOX_OFFSET: u64 = 0x10000;
 /// Size of the mailbox in bytes: the largest process description (argv, environment, injected files) that fits.
@@ -145,7 +153,9 @@ pub struct Control {
 const _: () = {
     assert!(size_of::<BootBlock>() <= 0x1000);
     assert!(size_of::<Clock>() <= 0x1000);
-    assert!(size_of::<crate::call::Slot>() <= 0x1000);
+    assert!(SLOT_OFFSET + size_of::<crate::call::Slot>() as u64 <= PAYLOAD_OFFSET);
+    assert!(PAYLOAD_OFFSET + PAYLOAD_SIZE as u64 <= CONTROL_OFFSET);
     assert!(size_of::<Control>() <= 0x1000);
-    assert!(EVENTS_OFFSET + size_of::<crate::event::Ring>() as u64 <= MAILBOX_OFFSET);
+    assert!(EVENTS_OFFSET + size_of::<crate::event::Ring>() as u64 <= SUBMISSIONS_OFFSET);
+    assert!(SUBMISSIONS_OFFSET + size_of::<crate::net::Submissions>() as u64 <= MAILBOX_OFFSET);
 };

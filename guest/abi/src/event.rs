@@ -46,6 +46,22 @@ pub enum Kind {
     Exec = 3,
     /// Terminal of token `a` now has `b` rows and `c` columns.
     WindowSize = 4,
+    /// Socket `a` received `b` bytes into the memory that it was provided with, in order (headers of datagrams and padding included).
+    Received = 5,
+    /// The peer of socket `a` will send nothing more.
+    EndOfStream = 6,
+    /// Socket `a` has errno `b`. `c` = 1: the connection is over, nothing will be received or sent any more; 0: a passing error.
+    Failed = 7,
+    /// The host has taken (or, after [`Self::Failed`], thrown away) `b` bytes more of what socket `a` sends, destinations of datagrams included.
+    Sent = 8,
+    /// Listening socket `a` has a connection: the next one of those prepared with [`crate::net::Command::Accept`].
+    Accepted = 9,
+    /// The connecting of socket `a` has ended, with errno `b` (0 = connected).
+    Connected = 10,
+    /// Socket `a` is closed: the last event of this handle.
+    Closed = 11,
+    /// The next datagram of socket `a` needs `b` bytes of memory, more than is provided.
+    Starved = 12,
 }
 
 impl Kind {
@@ -57,6 +73,14 @@ impl Kind {
             2 => Self::Signal,
             3 => Self::Exec,
             4 => Self::WindowSize,
+            5 => Self::Received,
+            6 => Self::EndOfStream,
+            7 => Self::Failed,
+            8 => Self::Sent,
+            9 => Self::Accepted,
+            10 => Self::Connected,
+            11 => Self::Closed,
+            12 => Self::Starved,
             _ => return None,
         })
     }

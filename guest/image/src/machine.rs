@@ -8,10 +8,11 @@ use core::sync::atomic::{Ordering, fence};
 use seuss_abi::call::{Op, Slot};
 use seuss_abi::comm::{
     BOOT_OFFSET, BootBlock, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control, EVENTS_OFFSET, MAILBOX_OFFSET,
-    MAILBOX_SIZE, SLOT_OFFSET,
+    MAILBOX_SIZE, PAYLOAD_OFFSET, PAYLOAD_SIZE, SLOT_OFFSET, SUBMISSIONS_OFFSET,
 };
 use seuss_abi::event::{Event, RING_ENTRIES, Ring};
 use seuss_abi::layout::{COMM_GPA, DIRECT_BASE, KERNEL_BASE, PRIVATE_GPA};
+use seuss_abi::net::{SUBMISSION_ENTRIES, Submission, Submissions};
 use seuss_kernel::machine::{Counters, Machine};
 use seuss_kernel::task::thread::Context;
 
@@ -74,6 +75,38 @@ pub(crate) struct Vcpu {
 impl Machine for Vcpu {
     fn host_call(&self, op: Op, args: [u64; 6]) -> i64 {
         Comm.call(op, args)
+    }
+
+    fn host_call_with(&self, op: Op, args: [u64; 6], payload: &mut [u8]) -> i64 {
+        let len = payload.len().min(PAYLOAD_SIZE);
+        let at = (COMM + PAYLOAD_OFFSET) as *mut u8;
+        // SAFETY: the payload's area is that large; the VMM uses it during the call only.
+        unsafe { core::ptr::copy_nonoverlapping(payload.as_ptr(), at, len) }
+        let result = Comm.call(op, args);
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(at.cast_const(), payload.as_mut_ptr(), len) }
+        result
+    }
+
+    fn submissions(&self) -> (u32, u32) {
+        (load!(SUBMISSIONS_OFFSET, Submissions, head), load!(SUBMISSIONS_OFFSET, Submissions, tail))
+    }
+
+    fn put_submission(&self, position: u32, entry: &Submission) {
+        self.amend_submission(position, entry);
+        fence(Ordering::Release);
+        store!(SUBMISSIONS_OFFSET, Submissions, head, position.wrapping_add(1));
+    }
+
+    fn amend_submission(&self, position: u32, entry: &Submission) {
+        let at = COMM + SUBMISSIONS_OFFSET + offset_of!(Submissions, entries) as u64;
+        let index = position as usize % SUBMISSION_ENTRIES;
+        // SAFETY: the index is within the ring. The VMM does not look while the library OS runs, but for host calls.
+        unsafe { (at as *mut Submission).add(index).write_volatile(*entry) }
+    }
+
+    fn has_event(&self) -> bool {
+        load!(EVENTS_OFFSET, Ring, head) != load!(EVENTS_OFFSET, Ring, tail)
     }
 
     fn tsc(&self) -> u64 {

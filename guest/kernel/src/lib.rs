@@ -23,4 +23,5 @@ pub mod net;
 pub mod random;
 pub mod syscall;
 pub mod task;
+pub mod uplink;
 pub mod wait;

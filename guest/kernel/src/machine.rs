@@ -5,11 +5,22 @@ use crate::task::thread::Context;
 use seuss_abi::call::Op;
 use seuss_abi::comm::Clock;
 use seuss_abi::event::Event;
+use seuss_abi::net::Submission;
 
 /// The machine under the library OS.
 pub trait Machine {
     /// Make a host call (one VM exit) and return its result.
     fn host_call(&self, op: Op, args: [u64; 6]) -> i64;
+    /// As [`Self::host_call`], with a payload (at most [`seuss_abi::comm::PAYLOAD_SIZE`] bytes) that goes to the VMM and comes back.
+    fn host_call_with(&self, op: Op, args: [u64; 6], payload: &mut [u8]) -> i64;
+    /// Entries of the submission ring: produced, consumed.
+    fn submissions(&self) -> (u32, u32);
+    /// Produce the entry at `position`, which is the number of entries produced so far; there is room.
+    fn put_submission(&self, position: u32, entry: &Submission);
+    /// Replace an entry that has not been consumed.
+    fn amend_submission(&self, position: u32, entry: &Submission);
+    /// Whether [`Self::next_event`] has one.
+    fn has_event(&self) -> bool;
     /// Time-stamp counter.
     fn tsc(&self) -> u64;
     /// The clock page, read consistently.

@@ -29,7 +29,7 @@ pub(crate) const NO_HANDLE: u32 = u32::MAX;
 const WAKE: u64 = u64::MAX;
 
 /// Events taken from epoll at once.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 
 struct Handle {
     channel: Channel,
@@ -40,10 +40,12 @@ struct Handle {
 }
 
 /// What [`Handles::wait`] saw besides events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waited {
     /// Somebody wants the vCPU thread.
     pub(crate) woken: bool,
+    /// Descriptors of others that are ready, by their name in epoll.
+    pub(crate) others: Vec<(u64, EventFlags)>,
 }
 
 /// The handles of one guest.
@@ -71,6 +73,11 @@ impl Handles {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
         Ok(Self { epoll, wake, table: BTreeMap::new(), next: 3, extra: Vec::new() })
+    }
+
+    /// The epoll instance, for others to have descriptors of theirs watched: their names are above those of handles, and below [`u64::MAX`].
+    pub(crate) fn epoll(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::io::fcntl_dupfd_cloexec(&self.epoll, 0)
     }
 
     /// Take the first process' descriptors: handles 0, 1 and 2.
@@ -224,6 +231,7 @@ impl Handles {
                     }
                     sink(ready(number, readiness(flags)));
                 }
+                Err(_) if event.data.u64() != WAKE => waited.others.push((event.data.u64(), flags)),
                 Err(_) => {
                     waited.woken = true;
                     let _ = rustix::io::read(self.wake.as_fd(), &mut [0; 8]);

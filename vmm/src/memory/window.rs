@@ -37,6 +37,8 @@ plain!(
     seuss_abi::call::Slot,
     seuss_abi::call::Segment,
     seuss_abi::event::Event,
+    seuss_abi::net::Interface,
+    seuss_abi::net::Submission,
     seuss_abi::comm::Clock,
     seuss_abi::comm::Control,
     seuss_abi::comm::BootBlock,

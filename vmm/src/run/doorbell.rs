@@ -23,6 +23,7 @@ impl Runner {
     pub(super) fn doorbell(&mut self) -> Result<(), End> {
         let slot: Slot = self.machine.memory.comm().load(SLOT).unwrap_or_default();
         self.recorder.call(&slot);
+        self.sockets.drain(&self.machine.memory, &mut self.ring)?;
         let result = self.call(&slot)?;
         self.recorder.returned(result);
         self.machine.memory.comm().store(SLOT.plus(RESULT), result);
@@ -53,6 +54,21 @@ impl Runner {
             }
             Op::Started if a == 0 => self.first_started(b, Gpa(c), slot.args[3]),
             Op::Started => self.started(a, b),
+            Op::Sync => {
+                self.harvest(Some(Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+                Ok(0)
+            }
+            Op::Bind
+            | Op::Listen
+            | Op::Connect
+            | Op::Name
+            | Op::GetOption
+            | Op::SetOption
+            | Op::Interfaces => {
+                let result = self.sockets.call(op, &slot.args, &self.machine.memory, &mut self.ring);
+                self.ring.flush(self.machine.memory.comm())?;
+                Ok(result)
+            }
         }
     }
 
@@ -143,7 +159,7 @@ impl Runner {
             self.pause_or_stop()?;
             self.post_exec()?;
             self.ring.flush(self.machine.memory.comm())?;
-            let waiting = self.ring.filled(self.machine.memory.comm())? > 0;
+            let waiting = self.ring.wakes(self.machine.memory.comm())?;
             let now_ns = monotonic_ns();
             if waiting || now_ns >= deadline_ns {
                 // What else is ready by now saves an idle call later.

@@ -27,6 +27,7 @@ use crate::handles::Handles;
 use crate::kernel::KernelImage;
 use crate::kernel::symbols::Symbols;
 use crate::memory::Gpa;
+use crate::net::{EPOLL_BASE, NetError, Sockets};
 use crate::report::{Recorder, Report, Scene};
 use crate::shared::{Request, Shared};
 use crate::shell::{DrivenMachine, Machine};
@@ -87,6 +88,12 @@ impl From<BadTail> for End {
     }
 }
 
+impl From<NetError> for End {
+    fn from(error: NetError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
 impl From<KvmError> for End {
     fn from(error: KvmError) -> Self {
         Self::Kvm(error)
@@ -98,6 +105,7 @@ pub(crate) struct Runner {
     machine: DrivenMachine,
     shared: Arc<Shared>,
     handles: Handles,
+    sockets: Sockets,
     ring: EventRing,
     clock: GuestClock,
     ticker: Ticker,
@@ -127,11 +135,13 @@ impl Runner {
     pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
         let Parts { machine, shared, handles, stdin, clock, kernel, reserved_bytes, events } = parts;
         let ticker = Ticker::new(thread::Timer::new()?);
+        let sockets = Sockets::new(handles.epoll()?);
         Ok(Self {
             recorder: Recorder::new(shared.name.clone()),
             machine: machine.drive(),
             shared,
             handles,
+            sockets,
             ring: EventRing::default(),
             clock,
             ticker,
@@ -167,6 +177,7 @@ impl Runner {
         }));
         // Before anybody hears of the end: what reads the guest's output sees its end first.
         self.handles.clear();
+        self.sockets.end(&self.machine.memory);
         drop(requests);
         for token in tokens {
             // A request that never reached the guest did not start; anything else was killed with it.
@@ -297,7 +308,20 @@ impl Runner {
         self.publish();
         self.post_exec()?;
         self.refresh_clock(monotonic_ns());
+        self.drain_at_kick()?;
         self.harvest(Some(Timespec { tv_sec: 0, tv_nsec: 0 }))
+    }
+
+    /// Take what the guest has submitted, unless its library OS is running: that may be changing what it submitted last.
+    fn drain_at_kick(&mut self) -> Result<(), End> {
+        if self.sockets.has_submissions(&self.machine.memory) && !self.library_os_runs()? {
+            self.sockets.drain(&self.machine.memory, &mut self.ring)?;
+        }
+        Ok(())
+    }
+
+    fn library_os_runs(&self) -> Result<bool, End> {
+        Ok((KERNEL_BASE..KERNEL_END).contains(&self.machine.vcpu.registers()?.rip))
     }
 
     /// If the application runs, enter the guest at its upcall address; the library OS is left alone.
@@ -332,14 +356,19 @@ impl Runner {
         self.machine.memory.comm().store(Gpa(COMM_GPA + CLOCK_OFFSET), page);
     }
 
-    /// Wait for readiness and post it. Returns whether the ring got anything.
+    /// Wait for readiness, serve the sockets that are ready, and post events. Returns whether the ring got anything that the guest should be woken for.
     fn harvest(&mut self, timeout: Option<Timespec>) -> Result<bool, End> {
         let comm = self.machine.memory.comm();
         let flushed = self.ring.flush(comm)?;
         let room = self.ring.room(comm)?;
         let ring = &mut self.ring;
         let waited = self.handles.wait(timeout, room, |event| ring.push(event));
-        waited.map_err(|errno| End::Host(format!("cannot wait for the guest's handles: {errno}")))?;
+        let waited =
+            waited.map_err(|errno| End::Host(format!("cannot wait for the guest's handles: {errno}")))?;
+        for (name, flags) in waited.others {
+            let handle = (name - EPOLL_BASE) as u32;
+            self.sockets.ready(handle, flags, &self.machine.memory, &mut self.ring);
+        }
         Ok(self.ring.flush(self.machine.memory.comm())? || flushed)
     }
 

@@ -8,6 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::machine::Machine;
 use crate::mem::frames::Frames;
 use crate::random::Random;
+use crate::uplink::Uplink;
 use crate::wait::Woken;
 use alloc::rc::Rc;
 use core::cell::{Cell, OnceCell, RefCell};
@@ -26,6 +27,8 @@ pub struct Env {
     random: OnceCell<Rc<Random>>,
     /// Who is told that a handle of the VMM became ready.
     pub handles: Handles,
+    /// The way to the host's sockets.
+    pub uplink: Rc<Uplink>,
     /// Terminals in use.
     pub terminals: Terminals,
     pub(crate) scratch: Scratch,
@@ -41,6 +44,7 @@ impl Env {
     pub fn new(frames: &Frames, machine: Rc<dyn Machine>, woken: &Woken) -> Rc<Self> {
         Rc::new(Self {
             frames: frames.clone(),
+            uplink: Uplink::new(&machine, frames),
             machine,
             woken: woken.clone(),
             random: OnceCell::new(),

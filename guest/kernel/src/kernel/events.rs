@@ -13,7 +13,8 @@ use seuss_abi::spec::ProcessSpec;
 impl Kernel {
     /// Serve all events in the ring.
     pub(super) fn serve_events(&self) {
-        while let Some(event) = self.machine.next_event() {
+        let uplink = &self.fs.env.uplink;
+        while let Some(event) = uplink.take_deferred().or_else(|| self.machine.next_event()) {
             self.serve_event(event);
         }
         self.signals_from_terminals();
@@ -25,6 +26,9 @@ impl Kernel {
             Some(Kind::Signal) => self.signal_from_host(event.a, event.b as u32, event.c == 1),
             Some(Kind::Exec) => self.exec_from_host(event.a, event.b),
             Some(Kind::WindowSize) => self.resize(event.a, (event.b as u16, event.c as u16)),
+            Some(_) => {
+                self.fs.env.uplink.event(event);
+            }
             None => self.log(2, &format!("event of unknown kind {}", event.kind)),
         }
     }

@@ -282,7 +282,10 @@ impl Kernel {
     /// gone, or has had its turn (`yields`).
     fn leave(&self, yields: bool) -> *mut Context {
         let yields = self.yielding.take() || yields;
-        if yields || self.machine.take_attention() {
+        let uplink = &self.fs.env.uplink;
+        uplink.flush_if_due();
+        let has_events = self.machine.has_event() || uplink.has_deferred();
+        if self.machine.take_attention() || yields || has_events {
             self.serve_events();
             self.check_cpu_timers();
         }
@@ -362,6 +365,7 @@ impl Kernel {
         }
         self.machine.take_attention();
         self.machine.host_call(Op::Idle, [self.timers.next_ns(), 0, 0, 0, 0, 0]);
+        self.fs.env.uplink.looked();
         self.slice_start.set(self.machine.tsc());
         self.serve_events();
     }

@@ -18,6 +18,7 @@ use crate::wait::Woken;
 use seuss_abi::call::Op;
 use seuss_abi::comm::Clock;
 use seuss_abi::event::Event;
+use seuss_abi::net::Submission;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -79,6 +80,17 @@ impl Machine for TestMachine {
             }
             _ => -38,
         }
+    }
+    fn host_call_with(&self, op: Op, args: [u64; 6], _payload: &mut [u8]) -> i64 {
+        self.host_call(op, args)
+    }
+    fn submissions(&self) -> (u32, u32) {
+        (0, 0)
+    }
+    fn put_submission(&self, _position: u32, _entry: &Submission) {}
+    fn amend_submission(&self, _position: u32, _entry: &Submission) {}
+    fn has_event(&self) -> bool {
+        false
     }
     fn tsc(&self) -> u64 {
         self.ticks.set(self.ticks.get() + 1);

@@ -1,0 +1,65 @@
+//! After a snapshot was restored: the host's sockets are gone, the guest's memory still has their ends.
+
+use super::{Endpoint, Uplink};
+use crate::errno::Result;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use seuss_abi::net::Command;
+
+impl Uplink {
+    /// Make the host's sockets anew, from what memory says: listening sockets listen again on their addresses, bound ones and datagram sockets are bound again,
+    /// everything with a connection gets ECONNRESET. The rings are the new virtual machine's, and empty. Called once, before any application code runs.
+    ///
+    /// # Errors
+    /// Of the first listening socket that cannot be made again; the others are made.
+    pub fn after_restore(self: &Rc<Self>) -> Result {
+        let all: Vec<Rc<Endpoint>> = self.table.borrow().iter().flatten().cloned().collect();
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for endpoint in all {
+            if endpoint.released.get() {
+                gone.push(endpoint);
+            } else if endpoint.backlog.get().is_some() {
+                gone.extend(endpoint.drop_ahead());
+                kept.push(endpoint);
+            } else {
+                kept.push(endpoint);
+            }
+        }
+        for endpoint in &gone {
+            endpoint.closed();
+            self.forget(endpoint.handle());
+        }
+        let mut outcome = Ok(());
+        for endpoint in kept.iter().filter(|endpoint| self.endpoint(endpoint.handle()).is_some()) {
+            outcome = outcome.and(self.reopen(endpoint));
+        }
+        outcome
+    }
+
+    fn reopen(&self, endpoint: &Rc<Endpoint>) -> Result {
+        let kind = if endpoint.is_datagram() { 2 } else { 1 };
+        self.submit(Command::Open, endpoint.handle(), [u64::from(endpoint.family), kind, 0]);
+        let backlog = endpoint.backlog.get();
+        let connected = backlog.is_none() && endpoint.connecting() != super::Connecting::Not;
+        if connected && !endpoint.is_datagram() {
+            endpoint.lose();
+            return Ok(());
+        }
+        endpoint.begin_anew();
+        for (level, name, value) in endpoint.options.borrow().clone() {
+            endpoint.post_option(level, name.cast_unsigned(), &value);
+        }
+        let local = endpoint.local.borrow().clone();
+        if !local.is_empty() {
+            endpoint.bind(&local)?;
+        }
+        if connected {
+            let peer = endpoint.peer_name().unwrap_or_default();
+            endpoint.connect(&peer)?;
+        }
+        match backlog {
+            Some(backlog) => endpoint.listen(backlog),
+            None => Ok(()),
+        }
+    }
+}

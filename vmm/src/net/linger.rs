@@ -1,0 +1,76 @@
+//! What outlives a guest: bytes that it had sent and the host's socket had no room for.
+//!
+//! On Linux a process may exit while the kernel still delivers. Here one detached thread sends the rest, for a bounded time and of a bounded size.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::Once;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::socket::Socket;
+use crate::memory::Memory;
+
+/// Most bytes kept for one connection.
+const BYTES_MAX: usize = 1 << 20;
+/// Most connections whose rest is delivered.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a peer may take nothing.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Descriptors that the process wants: a guest's sockets and some more.
+const DESCRIPTORS: u64 = 65_536;
+
+/// The rest of one connection.
+pub(super) struct Leftover {
+    fd: OwnedFd,
+    bytes: Vec<u8>,
+}
+
+impl Leftover {
+    pub(super) fn of(socket: Socket, memory: &Memory) -> Option<Self> {
+        let bytes = socket.outbox.copy(memory, BYTES_MAX);
+        (!socket.datagram).then_some(())?;
+        Some(Self { fd: socket.fd.ok()?, bytes })
+    }
+}
+
+/// Send what is left, in a thread of its own.
+pub(super) fn deliver(mut left: Vec<Leftover>) {
+    left.truncate(CONNECTIONS_MAX);
+    if left.is_empty() {
+        return;
+    }
+    let spawned = std::thread::Builder::new().name("linger".into()).spawn(move || {
+        for Leftover { fd, bytes } in left {
+            let mut stream = TcpStream::from(fd);
+            let ready = stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+            let sent = ready.and_then(|()| stream.write_all(&bytes));
+            if let Err(error) = sent {
+                tracing::debug!(%error, "a connection's last bytes were not delivered");
+            }
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no thread delivers the last bytes of a guest's connections");
+    }
+}
+
+/// Let the process have as many descriptors as guests may have sockets, as far as it may.
+pub(super) fn raise_descriptor_limit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let now = getrlimit(Resource::Nofile);
+        let enough = now.current.is_none_or(|current| current >= DESCRIPTORS);
+        if enough {
+            return;
+        }
+        let maximum = now.maximum.map(|maximum| maximum.max(DESCRIPTORS));
+        let wanted = Rlimit { current: Some(DESCRIPTORS), maximum };
+        if setrlimit(Resource::Nofile, wanted).is_err() {
+            // Not privileged: as far as the hard limit goes.
+            let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+        }
+    });
+}
