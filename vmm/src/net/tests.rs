@@ -251,7 +251,7 @@ fn datagrams_keep_their_bounds_and_wait_for_room() {
     bench.submit(Command::Provide, 0, [A + 44, 100, 0]);
     bench.drain().expect("good");
     let events = bench.events(50);
-    assert_eq!(events, [(5, 0, 48 + 40), (12, 0, 5040)]);
+    assert_eq!(events, [(12, 0, 48), (5, 0, 48 + 40), (12, 0, 5040)]);
     let seen = bench.bytes(A, 88);
     assert_eq!((&seen[..4], &seen[40..43], &seen[48..52]), (&[3, 0, 0, 0][..], &b"one"[..], &[0; 4][..]));
     assert_eq!(seen[10..12], peer.local_addr().expect("has one").port().to_be_bytes());
@@ -349,5 +349,5 @@ fn closed_sockets_leave_epoll() {
     let none = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
     let epoll = bench.handles.epoll().expect("dup");
     epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&none)).expect("epoll");
-    assert!(events.is_empty(), "{events:?}");
+    assert_eq!(events.len(), 0);
 }

@@ -13,6 +13,7 @@
 
 pub mod address;
 pub mod file;
+pub mod inet;
 pub mod message;
 pub mod options;
 pub mod unix;
@@ -397,7 +398,7 @@ impl Net {
     /// EAFNOSUPPORT, ESOCKTNOSUPPORT, EPROTONOSUPPORT, EPERM, ENOBUFS.
     pub fn create(
         &self,
-        _caller: &Caller<'_>,
+        caller: &Caller<'_>,
         family: u16,
         kind: SocketType,
         protocol: i32,
@@ -405,6 +406,9 @@ impl Net {
         self.check_space()?;
         match family {
             family::UNIX => Ok(UnixSocket::create(&self.unix, kind, protocol)?),
+            family::INET | family::INET6 => {
+                inet::create(&self.env.uplink, &self.env.woken, caller, family, kind, protocol)
+            }
             _ => Err(Errno::EAFNOSUPPORT),
         }
     }

@@ -148,6 +148,12 @@ impl Endpoint {
 
     // ---- state
 
+    /// Whether it listens.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.backlog.get().is_some()
+    }
+
     /// How far connecting has come.
     #[must_use]
     pub fn connecting(&self) -> Connecting {
