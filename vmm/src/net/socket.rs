@@ -139,6 +139,8 @@ impl Socket {
         self.phase = if errno == 0 { Phase::Connected } else { Phase::Fresh };
         announce.loud(Kind::Connected, self.handle, errno as u64, 0);
         if errno != 0 {
+            // The error was taken, so the host's socket would report its end once more, as ECONNABORTED, unless it is reset (AF_UNSPEC).
+            let _ = sys::connect(fd, &[0; 16]);
             let discarded = self.outbox.discard();
             self.sent(discarded, announce);
         }

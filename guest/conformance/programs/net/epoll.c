@@ -1,7 +1,6 @@
 //: group = "C"
 //: summary = "epoll: level, edge, oneshot, RDHUP, many descriptors, closing, nesting, time-outs, errors"
 //: link = ["static", "dynamic"]
-//: known-failure = "sockets (and, for eventfds, what the case asks beyond them) are not there yet (issue 3)"
 #include "net.h"
 #include <sys/epoll.h>
 

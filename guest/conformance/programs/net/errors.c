@@ -1,7 +1,6 @@
 //: group = "C"
 //: summary = "errors of sockets: refused, in use, not connected, wrong family and size, nonblocking connect, time-outs, permissions"
 //: link = ["static"]
-//: known-failure = "sockets (and, for eventfds, what the case asks beyond them) are not there yet (issue 3)"
 #include "net.h"
 
 int main(void) {

@@ -1,7 +1,6 @@
 //: group = "F"
 //: summary = "eventfd, timerfd, signalfd, pidfd: read, write, poll, overflow, cancel, errors"
 //: link = ["static"]
-//: known-failure = "sockets (and, for eventfds, what the case asks beyond them) are not there yet (issue 3)"
 #include "net.h"
 #include <sys/eventfd.h>
 #include <sys/pidfd.h>

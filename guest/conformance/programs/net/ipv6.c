@@ -1,7 +1,6 @@
 //: group = "C"
 //: summary = "TCP and UDP over ::1, V6ONLY, IPv4-mapped addresses, getaddrinfo of names in /etc/hosts"
 //: link = ["dynamic"]
-//: known-failure = "sockets (and, for eventfds, what the case asks beyond them) are not there yet (issue 3)"
 #include "net.h"
 #include <netdb.h>
 

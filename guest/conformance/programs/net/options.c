@@ -1,7 +1,6 @@
 //: group = "C"
 //: summary = "socket options as servers set and read them; accept4; backlog"
 //: link = ["static"]
-//: known-failure = "sockets (and, for eventfds, what the case asks beyond them) are not there yet (issue 3)"
 #include "net.h"
 
 static void toggle(const char *name, int fd, int level, int option_name) {

@@ -1,7 +1,6 @@
 //: group = "C"
 //: summary = "TCP over loopback: bind, listen, accept, connect, echo, names, half-close, end of file, big transfers, several clients"
 //: link = ["static", "dynamic"]
-//: known-failure = "sockets (and, for eventfds, what the case asks beyond them) are not there yet (issue 3)"
 #include "net.h"
 
 static void serve_echo(int fd) {

@@ -1,7 +1,6 @@
 //: group = "C"
 //: summary = "UDP over loopback: datagrams keep their bounds, connected sockets, truncation, ECONNREFUSED, sendmmsg"
 //: link = ["static"]
-//: known-failure = "sockets (and, for eventfds, what the case asks beyond them) are not there yet (issue 3)"
 #include "net.h"
 
 static int bound(void) {

@@ -1,6 +1,5 @@
 #: group = "F"
 #: summary = "asyncio: tasks, time-outs, queues, streams, subprocesses, signals, executors, TCP and unix servers"
-#: known-failure = "sockets are not there yet (issue 3)"
 #: with = ["/usr/bin/python3"]
 import asyncio, os, signal, sys, time
 

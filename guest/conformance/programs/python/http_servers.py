@@ -1,6 +1,5 @@
 #: group = "C"
 #: summary = "http.server, wsgiref and a forking server answer many requests over loopback; urllib and http.client"
-#: known-failure = "sockets are not there yet (issue 3)"
 #: with = ["/usr/bin/python3"]
 #: timeout = 120
 import concurrent.futures, hashlib, http.client, http.server, os, signal, socket, socketserver, threading, urllib.error, urllib.request, wsgiref.simple_server, wsgiref.util

@@ -1,6 +1,5 @@
 #: group = "C"
 #: summary = "the socket module: echo with threads and selectors, options, errors, socketpair, sendfile, time-outs, UDP"
-#: known-failure = "sockets are not there yet (issue 3)"
 #: with = ["/usr/bin/python3"]
 import errno, os, select, selectors, socket, socketserver, tempfile, threading
 

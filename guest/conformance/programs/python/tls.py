@@ -1,6 +1,5 @@
 #: group = "F"
 #: summary = "ssl: a certificate made here, a local TLS server and client, verification and its failure, ALPN"
-#: known-failure = "sockets are not there yet (issue 3)"
 #: with = ["/usr/bin/python3"]
 import os, socket, ssl, subprocess, sys, threading
 

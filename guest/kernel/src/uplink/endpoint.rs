@@ -76,6 +76,8 @@ pub struct Endpoint {
     provide: Cell<usize>,
     /// Both ends may be in this guest.
     pub(super) neighbour: Cell<bool>,
+    /// The port under which others in this guest reach it; 0: none, or its listening socket's.
+    port: Cell<u16>,
     pub(super) released: Cell<bool>,
     pub(super) backlog: Cell<Option<u32>>,
     ahead_max: Cell<usize>,
@@ -105,6 +107,7 @@ impl Endpoint {
             over: Cell::new(false),
             provide: Cell::new(PAGE),
             neighbour: Cell::new(false),
+            port: Cell::new(0),
             released: Cell::new(false),
             backlog: Cell::new(None),
             ahead_max: Cell::new(AHEAD.0),
@@ -295,6 +298,7 @@ impl Endpoint {
 
     /// The VMM is done with this socket.
     pub(super) fn closed(&self) {
+        self.uplink.count_port(self.port.take(), false);
         self.inbox.borrow_mut().clear(&self.uplink.buffers);
         self.outbox.borrow_mut().drain(..).for_each(|outgoing| self.uplink.buffers.give(outgoing.buffer));
         let ahead: Vec<_> = self.ahead.borrow_mut().drain(..).collect();
@@ -537,7 +541,7 @@ impl Endpoint {
         }
         self.in_flight.set(self.in_flight.get() + whole);
         let flags = self.tell(self.in_flight.get()) | if head > 0 { SEND_ADDRESSED } else { 0 };
-        if is_loopback(destination) {
+        if is_loopback(destination) && self.uplink.has_port(port_of(destination)) {
             self.neighbour.set(true);
         }
         self.submit_send(buffer, whole, flags);
@@ -553,7 +557,7 @@ impl Endpoint {
     pub fn bind(&self, address: &[u8]) -> Result {
         let (mut payload, len) = padded(address);
         let len = self.uplink.call(Op::Bind, [u64::from(self.handle), len, 0, 0, 0, 0], &mut payload)?;
-        *self.local.borrow_mut() = payload[..(len as usize).min(ADDRESS_BYTES)].to_vec();
+        self.set_local(&payload[..(len as usize).min(ADDRESS_BYTES)]);
         if self.datagram {
             self.want();
         }
@@ -584,7 +588,7 @@ impl Endpoint {
             Err(errno) => return Err(errno),
         };
         let dissolved = address.get(..2) == Some(&[0, 0]);
-        *self.local.borrow_mut() = trimmed(&payload);
+        self.set_local(&trimmed(&payload));
         *self.peer.borrow_mut() = if dissolved { Vec::new() } else { trimmed(&padded(address).0) };
         self.find_neighbour();
         if self.datagram {
@@ -617,7 +621,7 @@ impl Endpoint {
         let mut payload = [0; ADDRESS_BYTES];
         let len = self.uplink.call(Op::Name, [u64::from(self.handle), 0, 0, 0, 0, 0], &mut payload)?;
         let name = payload[..(len as usize).min(ADDRESS_BYTES)].to_vec();
-        self.local.borrow_mut().clone_from(&name);
+        self.set_local(&name);
         Ok(name)
     }
 
@@ -695,9 +699,19 @@ impl Endpoint {
         }
     }
 
+    fn set_local(&self, address: &[u8]) {
+        *self.local.borrow_mut() = address.to_vec();
+        let port = port_of(address);
+        let old = self.port.replace(port);
+        self.uplink.count_port(old, false);
+        self.uplink.count_port(port, true);
+    }
+
+    /// Find out whether the other end may be in this guest: then nobody has to wait for what the host does in between.
     fn find_neighbour(&self) {
         let (local, peer) = (self.local.borrow(), self.peer.borrow());
-        self.neighbour.set(is_loopback(&peer) || (!peer.is_empty() && host_of(&peer) == host_of(&local)));
+        let here = is_loopback(&peer) || (!peer.is_empty() && host_of(&peer) == host_of(&local));
+        self.neighbour.set(here && self.uplink.has_port(port_of(&peer)));
     }
 
     // ---- accepting
@@ -806,6 +820,11 @@ fn host_of(address: &[u8]) -> &[u8] {
         [10, 0, ..] => address.get(8..24).unwrap_or_default(),
         _ => &[],
     }
+}
+
+/// The port of an address, 0 if it has none.
+fn port_of(address: &[u8]) -> u16 {
+    address.get(2..4).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]))
 }
 
 /// Whether an address is of this host alone: 127.0.0.0/8, ::1, or the former in the latter's family.

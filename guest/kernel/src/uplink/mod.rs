@@ -18,7 +18,7 @@ pub use inbox::COPY_BYTES;
 use crate::errno::{Errno, Result};
 use crate::machine::Machine;
 use crate::mem::frames::Frames;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use buffers::Buffers;
@@ -47,6 +47,8 @@ pub struct Uplink {
     looked_ns: Cell<u64>,
     /// Events of others that came while this one looked.
     deferred: RefCell<VecDeque<Event>>,
+    /// Ports of this guest's own sockets, and how many have each.
+    ports: RefCell<BTreeMap<u16, u32>>,
     /// Whether the host has IPv6, once it is known.
     has_ipv6: Cell<Option<bool>>,
 }
@@ -64,6 +66,7 @@ impl Uplink {
             urgent: Cell::new(false),
             looked_ns: Cell::new(0),
             deferred: RefCell::default(),
+            ports: RefCell::default(),
             has_ipv6: Cell::new(None),
         })
     }
@@ -101,6 +104,22 @@ impl Uplink {
         if gone.is_some() {
             self.free.borrow_mut().push(handle);
         }
+    }
+
+    fn count_port(&self, port: u16, more: bool) {
+        if port == 0 {
+            return;
+        }
+        let mut ports = self.ports.borrow_mut();
+        let count = ports.entry(port).or_default();
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            ports.remove(&port);
+        }
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        self.ports.borrow().contains_key(&port)
     }
 
     /// A new host socket. That the host refuses it is told later, but for IPv6, which a host may lack.
@@ -213,6 +232,13 @@ impl Uplink {
     pub fn looked(&self) {
         self.urgent.set(false);
         self.looked_ns.set(self.machine.monotonic_ns());
+    }
+
+    /// Before readiness is told: let what this guest sent to itself arrive.
+    pub fn settle(&self) {
+        if self.urgent.get() {
+            self.sync();
+        }
     }
 
     /// A call is about to return EAGAIN: is there something after all? Returns whether it is worth trying again.

@@ -260,6 +260,7 @@ impl Socket for InetSocket {
     }
 
     fn take_error(&self) -> Option<Errno> {
+        self.endpoint.uplink().settle();
         self.pending()
     }
 

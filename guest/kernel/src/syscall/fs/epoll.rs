@@ -74,7 +74,12 @@ fn wait(call: &Call<'_>, timeout_ns: Option<u64>) -> SysResult {
     }
     let file = file(call, epoll)?;
     let Some(epoll) = file.ops_as::<Epoll>() else { return Err(Errno::EINVAL.into()) };
-    let found = epoll.collect(max as usize);
+    let uplink = &call.kernel.fs.env.uplink;
+    uplink.settle();
+    let mut found = epoll.collect(max as usize);
+    if found.is_empty() && timeout_ns == Some(0) && uplink.look() {
+        found = epoll.collect(max as usize);
+    }
     if !found.is_empty() {
         let mut bytes = Vec::with_capacity(found.len() * EVENT_BYTES);
         for (events, data) in &found {

@@ -40,8 +40,14 @@ fn readiness(asked: &Asked) -> u16 {
 
 /// Look at all files; if none is ready and the deadline has not passed, wait for all of them.
 fn look(call: &Call<'_>, asked: &[Asked], timeout_ns: Option<u64>) -> core::result::Result<Vec<u16>, Stop> {
-    let found: Vec<u16> = asked.iter().map(readiness).collect();
-    if found.iter().any(|events| *events != 0) || timeout_ns == Some(0) {
+    let uplink = &call.kernel.fs.env.uplink;
+    uplink.settle();
+    let is_ready = |found: &[u16]| found.iter().any(|events| *events != 0);
+    let mut found: Vec<u16> = asked.iter().map(readiness).collect();
+    if timeout_ns == Some(0) && !is_ready(&found) && uplink.look() {
+        found = asked.iter().map(readiness).collect();
+    }
+    if timeout_ns == Some(0) || is_ready(&found) {
         return Ok(found);
     }
     if let Some(timeout_ns) = timeout_ns {
