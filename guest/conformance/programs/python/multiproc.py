@@ -1,6 +1,5 @@
 #: group = "F"
 #: summary = "multiprocessing with fork, spawn and forkserver: Pool, Queue, Pipe, shared memory, locks, Manager; ProcessPoolExecutor"
-#: known-failure = "sockets are not there yet (issue 3)"
 #: with = ["/usr/bin/python3"]
 #: timeout = 180
 #: memory = "1G"
