@@ -2,6 +2,7 @@
 //!
 //! Owns the command line. `seussctl run` ([`run`]) drives the same code as a container does, without containerd.
 
+pub mod convert;
 pub mod run;
 pub mod timings;
 
@@ -41,6 +42,20 @@ pub struct Cli {
 pub enum Command {
     /// Run a program in a guest, connected to this terminal or pipe
     Run(Box<RunArgs>),
+    /// Make an EROFS image of a directory: a root file system that needs no conversion when a guest starts
+    Convert(ConvertArgs),
+}
+
+/// `seussctl convert`.
+#[derive(Args, Debug)]
+pub struct ConvertArgs {
+    /// The directory
+    #[arg(value_name = "DIRECTORY")]
+    pub directory: PathBuf,
+
+    /// The image to write, for `seussctl run --rootfs`
+    #[arg(value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 /// `seussctl run`.
@@ -123,12 +138,16 @@ pub fn main() -> ExitCode {
         }
     };
     crate::logging::to_stderr();
-    let Command::Run(args) = cli.command;
-    match run::run(&args) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("seussctl: {error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let (code, error) = match cli.command {
+        Command::Run(args) => match run::run(&args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => (error.exit_code(), error.to_string()),
+        },
+        Command::Convert(args) => match convert::convert(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (EXIT_FAILURE, error.to_string()),
+        },
+    };
+    eprintln!("seussctl: {error}");
+    ExitCode::from(code)
 }

@@ -18,7 +18,7 @@ pub fn measure(case: &Case, plan: &Plan<'_>) -> Result<Vec<Value>> {
     let native = figures(&exec::on_linux(case, plan.root, plan.launcher)?).context("on Linux")?;
     let guest = match plan.no_guest {
         Some(_) => Vec::new(),
-        None => figures(&exec::in_guest(case, plan.root, plan.launcher)?).context("in the guest")?,
+        None => figures(&exec::in_guest(case, plan.image, plan.launcher)?).context("in the guest")?,
     };
     let mut rows = Vec::new();
     for mut figure in native {

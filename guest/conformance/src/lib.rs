@@ -10,6 +10,7 @@
 pub mod bench;
 pub mod case;
 pub mod cgroup;
+pub mod cpython;
 pub mod exec;
 pub mod native;
 pub mod paths;

@@ -12,7 +12,7 @@ use seuss_conformance::case::{Case, Group};
 use seuss_conformance::cgroup::MemoryCgroup;
 use seuss_conformance::suite::Suite;
 use seuss_conformance::verdict::{NoGuest, Plan, Report, Verdict, judge};
-use seuss_conformance::{bench, native, paths, tree};
+use seuss_conformance::{bench, cpython, native, paths, tree};
 
 /// Runs programs on Linux and in the guest and compares what they print.
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Command {
     List(Choice),
     /// Run the microbenchmarks on both sides; one JSON object a line
     Bench(RunArgs),
+    /// Run CPython's own test suite on both sides and compare case by case with what is known
+    Cpython(CpythonArgs),
     /// Build the root file system and print where it is
     Root,
     /// Run a program on Linux as the suite does
@@ -75,6 +77,18 @@ struct RunArgs {
 }
 
 #[derive(Args)]
+struct CpythonArgs {
+    /// Modules (`test_os`); all without one
+    modules: Vec<String>,
+    /// The modules that `make test` runs
+    #[arg(long, conflicts_with = "modules")]
+    subset: bool,
+    /// Modules at the same time
+    #[arg(long, short, default_value_t = 2)]
+    jobs: usize,
+}
+
+#[derive(Args)]
 struct Launch {
     /// The root file system; that of the suite when left out
     #[arg(long)]
@@ -106,6 +120,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run_cases(&args),
         Command::List(choice) => list(&choice),
         Command::Bench(args) => run_benches(&args),
+        Command::Cpython(args) => run_cpython(args),
         Command::Root => {
             println!("{}", prepared(&Suite::discover()?)?.display());
             Ok(ExitCode::SUCCESS)
@@ -131,6 +146,24 @@ fn run(command: Command) -> Result<ExitCode> {
             bail!("{program}: {error}");
         }
     }
+}
+
+fn run_cpython(args: CpythonArgs) -> Result<ExitCode> {
+    if let Some(NoGuest::Unavailable(reason)) = no_guest(false)? {
+        println!("{reason}\n0 passed, 0 failed, 1 skipped");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let root = prepared(&Suite::discover()?)?;
+    let image = tree::image(&root)?;
+    let launcher = std::env::current_exe()?;
+    let modules = match args.subset {
+        true => cpython::SUBSET.iter().map(|&module| module.to_owned()).collect(),
+        false => args.modules,
+    };
+    let bless = std::env::var_os("SEUSS_BLESS").is_some_and(|value| value == "1");
+    let options = cpython::Options { modules, jobs: args.jobs, bless };
+    let fine = cpython::run(&options, cpython::Place { root: &root, image: &image, launcher: &launcher })?;
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn prepared(suite: &Suite) -> Result<PathBuf> {
@@ -180,8 +213,9 @@ fn run_cases(args: &RunArgs) -> Result<ExitCode> {
     let suite = Suite::discover()?;
     let root = prepared(&suite)?;
     let launcher = std::env::current_exe()?;
-    let plan =
-        Plan { root: &root, launcher: &launcher, repeat: args.repeat, no_guest: no_guest(args.native_only)? };
+    let no_guest = no_guest(args.native_only)?;
+    let image = if no_guest.is_none() { tree::image(&root)? } else { root.clone() };
+    let plan = Plan { root: &root, image: &image, launcher: &launcher, repeat: args.repeat, no_guest };
     let cases: Vec<Case> = chosen(&suite.cases, &args.choice)
         .into_iter()
         .map(|case| Case { timeout: args.timeout.map_or(case.timeout, Duration::from_secs), ..case.clone() })
@@ -236,7 +270,9 @@ fn run_benches(args: &RunArgs) -> Result<ExitCode> {
     let suite = Suite::discover()?;
     let root = prepared(&suite)?;
     let launcher = std::env::current_exe()?;
-    let plan = Plan { root: &root, launcher: &launcher, repeat: 1, no_guest: no_guest(args.native_only)? };
+    let no_guest = no_guest(args.native_only)?;
+    let image = if no_guest.is_none() { tree::image(&root)? } else { root.clone() };
+    let plan = Plan { root: &root, image: &image, launcher: &launcher, repeat: 1, no_guest };
     let mut failed = false;
     for case in chosen(&suite.benches, &args.choice) {
         match bench::measure(case, &plan) {

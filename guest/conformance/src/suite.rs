@@ -75,6 +75,13 @@ impl Suite {
                 flags: vec![],
             });
         }
+        let source = paths::source().join(crate::cpython::COLLECTOR);
+        suite.artifacts.push(Artifact {
+            source,
+            dest: crate::cpython::COLLECTOR.into(),
+            link: None,
+            flags: vec![],
+        });
         suite.cases.sort_by(|a, b| a.name.cmp(&b.name));
         if let Some(pair) = suite.cases.windows(2).find(|pair| pair[0].name == pair[1].name) {
             bail!("two cases named {}", pair[0].name);

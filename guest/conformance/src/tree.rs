@@ -79,6 +79,46 @@ pub fn prepare(suite: &Suite, progress: &dyn Fn(&str)) -> Result<PathBuf> {
     Ok(root)
 }
 
+/// The root file system as an EROFS image, which a guest starts from without the conversion; made anew when `root` has changed.
+///
+/// # Errors
+/// seussctl fails.
+pub fn image(root: &Path) -> Result<PathBuf> {
+    let work = root.parent().context("no parent")?;
+    let lock = File::create(work.join("lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    let image = root.with_extension("erofs");
+    let mut hasher = DefaultHasher::new();
+    fs::read_to_string(work.join("root.stamp"))?.hash(&mut hasher);
+    hash_files(&root.join(DIR_IN_ROOT.trim_start_matches('/')), &mut hasher)?;
+    let stamp = format!("{:016x}", hasher.finish());
+    let stamp_file = work.join("image.stamp");
+    if fs::read_to_string(&stamp_file).ok().as_ref() != Some(&stamp) || !image.is_file() {
+        let _ = fs::remove_file(&stamp_file);
+        let converted = Command::new(paths::seussctl()).arg("convert").arg(root).arg(&image).status()?;
+        if !converted.success() {
+            bail!("seussctl convert {}: {converted}", root.display());
+        }
+        fs::write(&stamp_file, stamp)?;
+    }
+    Ok(image)
+}
+
+/// Names, sizes and times of the files below `directory`.
+fn hash_files(directory: &Path, hasher: &mut DefaultHasher) -> Result<()> {
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    paths.sort();
+    for path in paths {
+        let metadata = fs::metadata(&path)?;
+        (path.as_os_str(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()).hash(hasher);
+        if metadata.is_dir() {
+            hash_files(&path, hasher)?;
+        }
+    }
+    Ok(())
+}
+
 /// Tells one state of the base from another: where it is, which directory it is, and when that was made.
 fn base_mark(base: &Path) -> Result<String> {
     let metadata = fs::metadata(base.join("usr/bin")).with_context(|| {

@@ -41,6 +41,8 @@ pub struct Report {
 pub struct Plan<'a> {
     /// The root file system, from [`crate::tree::prepare`].
     pub root: &'a Path,
+    /// The same as an EROFS image, from [`crate::tree::image`]: what the guest starts from.
+    pub image: &'a Path,
     /// The executable that holds the launcher: seuss-conformance.
     pub launcher: &'a Path,
     /// How often to run on Linux; more than once asks whether the case is deterministic.
@@ -92,7 +94,7 @@ pub fn judge(case: &Case, plan: &Plan<'_>) -> Result<Report> {
         }
     }
     if plan.no_guest.is_none() {
-        let guest = exec::in_guest(case, plan.root, plan.launcher)?;
+        let guest = exec::in_guest(case, plan.image, plan.launcher)?;
         report.guest = Some(guest.elapsed);
         let differs = difference(case, &linux, &guest, ("linux", "guest"));
         report.verdict = match (differs, &case.known_failure) {

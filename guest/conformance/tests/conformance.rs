@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let root: Arc<OnceLock<Result<PathBuf, String>>> = Arc::default();
+    let root: Arc<OnceLock<Result<(PathBuf, PathBuf), String>>> = Arc::default();
     let trials = (0..suite.cases.len())
         .map(|index| {
             let (suite, root) = (Arc::clone(&suite), Arc::clone(&root));
@@ -29,10 +29,15 @@ fn main() -> ExitCode {
                 if let Some(reason) = missing() {
                     return if paths::kvm_required() { Err(Failed::from(reason)) } else { ignored(&reason) };
                 }
-                let made = || tree::prepare(&suite, &|_| {}).map_err(|error| format!("{error:#}"));
-                let root = root.get_or_init(made).as_ref().map_err(|error| Failed::from(error.as_str()))?;
+                let made = || {
+                    let root = tree::prepare(&suite, &|_| {}).map_err(|error| format!("{error:#}"))?;
+                    let image = tree::image(&root).map_err(|error| format!("{error:#}"))?;
+                    Ok((root, image))
+                };
+                let (root, image) =
+                    root.get_or_init(made).as_ref().map_err(|error| Failed::from(error.as_str()))?;
                 let launcher = PathBuf::from(env!("CARGO_BIN_EXE_seuss-conformance"));
-                let plan = Plan { root, launcher: &launcher, repeat: 1, no_guest: None };
+                let plan = Plan { root, image, launcher: &launcher, repeat: 1, no_guest: None };
                 match judge(&suite.cases[index], &plan)
                     .map_err(|error| Failed::from(format!("{error:#}")))?
                     .verdict

@@ -1,6 +1,5 @@
 //: group = "F"
 //: summary = "a file of 1 GiB, mostly holes, read to its end; a file of 4 GiB and one of 1 TiB, sizes and offsets"
-//: known-failure = "pwrite beyond the last offset fails with EFBIG (issue 3)"
 //: link = ["static"]
 //: timeout = 120
 #include "check.h"

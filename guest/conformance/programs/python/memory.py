@@ -1,6 +1,5 @@
 #: group = "B"
 #: summary = "200 MB in big and small objects, freed and taken again; bytearray growth; gc"
-#: known-failure = "ru_maxrss is not the high-water mark yet (issue 3)"
 #: with = ["/usr/bin/python3"]
 #: memory = "1G"
 import gc, resource, sys, weakref

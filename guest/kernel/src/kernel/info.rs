@@ -84,7 +84,7 @@ impl ProcessInfo for Kernel {
         let who = process.credentials.borrow().clone();
         let space = process.space();
         let space = space.borrow();
-        let (vm_bytes, rss_bytes) = space.sizes();
+        let (vm_bytes, (rss_bytes, rss_peak_bytes)) = (space.size(), space.resident_and_peak());
         let actions = process.actions.borrow().clone();
         let actions = actions.borrow();
         let with = |wanted: &dyn Fn(u64) -> bool| {
@@ -113,7 +113,7 @@ impl ProcessInfo for Kernel {
             vm_bytes,
             vm_peak_bytes: vm_bytes,
             rss_bytes,
-            rss_peak_bytes: rss_bytes,
+            rss_peak_bytes,
             text_data_stack_bytes: sizes(&space),
             signals: [
                 thread.as_ref().map_or(0, |thread| thread.pending.borrow().set().0),

@@ -59,6 +59,7 @@ impl Kernel {
         let extended = parent.extended.borrow().clone();
         let thread = Rc::new(Thread::new(tid, parent.process.clone(), context, extended));
         thread.mask.set(parent.mask.get());
+        thread.policy.set(parent.policy.get().inherited());
         *thread.comm.borrow_mut() = *parent.comm.borrow();
         parent.process.threads.borrow_mut().push(tid);
         self.add_thread(&thread);
@@ -107,6 +108,7 @@ impl Kernel {
         let extended = parent.extended.borrow().clone();
         let thread = Rc::new(Thread::new(pid, child.clone(), context, extended));
         thread.mask.set(parent.mask.get());
+        thread.policy.set(parent.policy.get().inherited());
         thread.alt_stack.set(if sharing.space { Default::default() } else { parent.alt_stack.get() });
         *thread.comm.borrow_mut() = *parent.comm.borrow();
         self.add_process(&child);

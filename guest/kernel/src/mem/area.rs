@@ -480,21 +480,18 @@ impl Space {
         let mut offset = 0;
         while offset < len {
             self.tables().split(from + offset).map_err(|_| Errno::ENOMEM)?;
-            match self.tables().leaf(from + offset) {
-                Some(leaf) if leaf.entry & P != 0 => {
-                    self.frames().store(leaf.slot, 0);
-                    let rights = leaf.entry & !ADDRESS & !P;
-                    self.tables()
-                        .map(to + offset, leaf.entry & ADDRESS, rights)
-                        .map_err(|_| Errno::ENOMEM)?;
-                    if leaf.entry & U == 0 {
-                        self.tables().protect(to + offset, to + offset + PAGE_SIZE, &mut |entry| entry & !U);
-                    }
-                    self.mark_stale();
-                    offset += PAGE_SIZE;
+            if let Some(entry) = self.tables().take(from + offset) {
+                let rights = entry & !ADDRESS & !P;
+                self.tables().map(to + offset, entry & ADDRESS, rights).map_err(|_| Errno::ENOMEM)?;
+                if entry & U == 0 {
+                    self.tables().protect(to + offset, to + offset + PAGE_SIZE, &mut |entry| entry & !U);
                 }
-                Some(_) => offset += PAGE_SIZE,
-                None => offset = ((from + offset + (2 << 20)) & !((2 << 20) - 1)) - from,
+                self.mark_stale();
+                offset += PAGE_SIZE;
+            } else if self.tables().leaf(from + offset).is_some() {
+                offset += PAGE_SIZE;
+            } else {
+                offset = ((from + offset + (2 << 20)) & !((2 << 20) - 1)) - from;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! The library OS's own two top-level entries are copied from the first tables and never freed.
 
 use super::frames::{Frame, Frames, Gpa};
+use core::cell::Cell;
 use seuss_abi::layout::{DIRECT_PML4_INDEX, KERNEL_PML4_INDEX, LARGE_PAGE_SIZE, PAGE_SIZE};
 
 /// Present.
@@ -43,6 +44,8 @@ pub struct Leaf {
 pub struct PageTables {
     frames: Frames,
     pml4: Frame,
+    /// Pages of 4 KiB that leaves map, and the most that they were.
+    mapped: Cell<(u64, u64)>,
 }
 
 /// No frame is left for a page table.
@@ -67,13 +70,29 @@ impl PageTables {
             let offset = shared as u64 * 8;
             frames.store(pml4.gpa() + offset, frames.load(template + offset));
         }
-        Some(Self { frames: frames.clone(), pml4 })
+        Some(Self { frames: frames.clone(), pml4, mapped: Cell::default() })
     }
 
     /// What CR3 holds.
     #[must_use]
     pub fn root(&self) -> Gpa {
         self.pml4.gpa()
+    }
+
+    /// Pages of 4 KiB that are mapped, and the most that ever were.
+    #[must_use]
+    pub fn mapped(&self) -> (u64, u64) {
+        self.mapped.get()
+    }
+
+    fn count_mapped(&self, pages: u64) {
+        let (now, peak) = self.mapped.get();
+        self.mapped.set((now + pages, peak.max(now + pages)));
+    }
+
+    fn count_unmapped(&self, pages: u64) {
+        let (now, peak) = self.mapped.get();
+        self.mapped.set((now - pages, peak));
     }
 
     /// The leaf that maps `address`, present or not; `None` where a table is missing.
@@ -125,6 +144,8 @@ impl PageTables {
         self.frames.store(slot, gpa | P | U | rights);
         if old & P != 0 {
             self.release(old & ADDRESS);
+        } else {
+            self.count_mapped(1);
         }
         Ok(old & P != 0)
     }
@@ -141,7 +162,16 @@ impl PageTables {
             drop(self.frames.adopt(old & ADDRESS));
         }
         self.frames.store(slot, gpa | P | U | PS | rights);
+        self.count_mapped(512);
         true
+    }
+
+    /// Take the small page at `address` out and hand over what its entry held, with the reference to its frame.
+    pub fn take(&self, address: u64) -> Option<u64> {
+        let leaf = self.leaf(address).filter(|leaf| leaf.entry & P != 0 && !leaf.large)?;
+        self.frames.store(leaf.slot, 0);
+        self.count_unmapped(1);
+        Some(leaf.entry)
     }
 
     /// Whether nothing is mapped in the 2 MiB around `address`.
@@ -187,6 +217,7 @@ impl PageTables {
         self.for_each(start, end, &mut |slot, entry, large| {
             self.frames.store(slot, 0);
             let pages = if large { 512 } else { 1 };
+            self.count_unmapped(pages);
             for page in 0..pages {
                 self.release((entry & ADDRESS) + page * PAGE_SIZE);
             }
@@ -294,6 +325,7 @@ impl PageTables {
                         let _ = self.frames.share(gpa).into_gpa();
                     }
                     self.frames.store(target + (slot & (PAGE_SIZE - 1)), kept);
+                    child.count_mapped(1);
                 });
             }
             address = next;

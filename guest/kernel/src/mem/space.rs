@@ -152,12 +152,17 @@ impl Space {
         self.areas.range(..=address).next_back().map(|(_, area)| area).filter(|area| address < area.end)
     }
 
-    /// Mapped bytes, and bytes of them in private frames (VmSize, VmRSS).
+    /// Bytes of all areas (VmSize).
     #[must_use]
-    pub fn sizes(&self) -> (u64, u64) {
-        self.areas.values().fold((0, 0), |(total, resident), area| {
-            (total + area.end - area.start, resident + self.resident(area.start, area.end))
-        })
+    pub fn size(&self) -> u64 {
+        self.areas.values().map(|area| area.end - area.start).sum()
+    }
+
+    /// Bytes that are mapped to memory, and the most that ever were (VmRSS, VmHWM).
+    #[must_use]
+    pub fn resident_and_peak(&self) -> (u64, u64) {
+        let (now, peak) = self.tables.mapped();
+        (now * PAGE_SIZE, peak * PAGE_SIZE)
     }
 
     /// Bytes of a range that are mapped to memory.

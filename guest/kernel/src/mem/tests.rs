@@ -76,6 +76,25 @@ fn large_areas_get_large_pages_and_split() {
     assert_eq!(space.read(start + PAGE_SIZE, &mut bytes), Err(Errno::EFAULT));
 }
 
+/// VmHWM and ru_maxrss: the peak stays when memory is given back, is a child's own after fork, and moving pages adds nothing.
+#[test]
+fn resident_memory_has_a_peak() {
+    let frames = frames(4096, 1);
+    let mut space = space(&frames);
+    let start = BASE & !(LARGE_PAGE_SIZE - 1);
+    map(&mut space, start, 1024);
+    (0..1024).for_each(|page| space.write(start + page * PAGE_SIZE, b"x").unwrap());
+    assert_eq!(space.resident_and_peak(), (1024 * PAGE_SIZE, 1024 * PAGE_SIZE));
+    space.unmap(start, 1000 * PAGE_SIZE).unwrap();
+    assert_eq!(space.resident_and_peak(), (24 * PAGE_SIZE, 1024 * PAGE_SIZE));
+    let moved =
+        space.remap(start + 1000 * PAGE_SIZE, 24 * PAGE_SIZE, 48 * PAGE_SIZE, true, Some(2 * BASE)).unwrap();
+    assert_eq!(space.resident_and_peak(), (24 * PAGE_SIZE, 1024 * PAGE_SIZE));
+    assert_eq!(space.resident(moved, moved + 48 * PAGE_SIZE), 24 * PAGE_SIZE);
+    let child = space.fork().unwrap();
+    assert_eq!(child.resident_and_peak(), (24 * PAGE_SIZE, 24 * PAGE_SIZE));
+}
+
 /// A program that fills memory page after page, from an odd address on, still gets large pages for what is left.
 #[test]
 fn sequential_faults_leave_large_pages_to_come() {
@@ -179,6 +198,8 @@ fn step() -> impl Strategy<Value = Step> {
 type Model = BTreeMap<u64, u8>;
 
 fn check(space: &mut Space, model: &Model) -> Result<(), TestCaseError> {
+    let counted = space.resident(0, seuss_abi::layout::USER_END);
+    prop_assert_eq!(space.resident_and_peak().0, counted, "resident memory");
     for page in 0..WINDOW {
         let mut byte = [0xee];
         let got = space.read(BASE + page * PAGE_SIZE, &mut byte);

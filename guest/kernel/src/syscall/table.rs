@@ -46,6 +46,7 @@ const NUMBERS: usize = 512;
 /// All families.
 pub const FAMILIES: &[&[Entry]] = &[
     super::task::TABLE,
+    super::schedule::TABLE,
     super::identity::TABLE,
     super::exec::TABLE,
     super::fs::descriptor::TABLE,

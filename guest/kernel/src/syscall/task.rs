@@ -1,4 +1,4 @@
-//! Processes and threads: clone, fork, exit, wait, scheduling parameters.
+//! Processes and threads: clone, fork, exit, wait, nice values.
 
 use super::call::Call;
 use super::table::{Entry, full, partial};
@@ -12,7 +12,6 @@ use alloc::vec::Vec;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
-    full(24, "sched_yield", sched_yield),
     full(39, "getpid", getpid),
     partial(56, "clone", clone, "no namespaces, no CLONE_PIDFD, CLONE_IO ignored"),
     full(57, "fork", fork),
@@ -22,16 +21,7 @@ pub const TABLE: &[Entry] = &[
     full(110, "getppid", getppid),
     partial(140, "getpriority", getpriority, "PRIO_PROCESS"),
     partial(141, "setpriority", setpriority, "PRIO_PROCESS; stored only: one vCPU, one class"),
-    partial(142, "sched_setparam", zero, "accepted and ignored"),
-    partial(143, "sched_getparam", sched_getparam, "always priority 0"),
-    partial(144, "sched_setscheduler", zero, "accepted and ignored"),
-    partial(145, "sched_getscheduler", zero, "always SCHED_OTHER"),
-    full(146, "sched_get_priority_max", priority_limit_max),
-    full(147, "sched_get_priority_min", priority_limit_min),
-    full(148, "sched_rr_get_interval", sched_rr_get_interval),
     full(186, "gettid", gettid),
-    full(203, "sched_setaffinity", sched_setaffinity),
-    full(204, "sched_getaffinity", sched_getaffinity),
     full(218, "set_tid_address", set_tid_address),
     full(231, "exit_group", exit_group),
     full(247, "waitid", waitid),
@@ -60,16 +50,6 @@ const WUNTRACED: u64 = 2;
 const WEXITED: u64 = 4;
 const WCONTINUED: u64 = 8;
 const WNOWAIT: u64 = 0x0100_0000;
-
-fn zero(_: &mut Call<'_>) -> SysResult {
-    Ok(0)
-}
-
-fn sched_yield(call: &mut Call<'_>) -> SysResult {
-    // The scheduler has no class of its own for this: go to the end of the queue.
-    call.kernel.yield_current();
-    Ok(0)
-}
 
 fn getpid(call: &mut Call<'_>) -> SysResult {
     Ok(u64::from(call.process.pid))
@@ -114,51 +94,6 @@ fn setpriority(call: &mut Call<'_>) -> SysResult {
     }
     process.nice.set(nice);
     Ok(0)
-}
-
-fn sched_getparam(call: &mut Call<'_>) -> SysResult {
-    call.write_u32(call.args[1], 0)?;
-    Ok(0)
-}
-
-fn priority_limit_max(call: &mut Call<'_>) -> SysResult {
-    match call.args[0] {
-        1 | 2 => Ok(99),
-        0 | 3 | 5 => Ok(0),
-        _ => Err(Errno::EINVAL.into()),
-    }
-}
-
-fn priority_limit_min(call: &mut Call<'_>) -> SysResult {
-    match call.args[0] {
-        1 | 2 => Ok(1),
-        0 | 3 | 5 => Ok(0),
-        _ => Err(Errno::EINVAL.into()),
-    }
-}
-
-fn sched_rr_get_interval(call: &mut Call<'_>) -> SysResult {
-    call.write_words(call.args[1], &[0, 4_000_000])?;
-    Ok(0)
-}
-
-fn sched_setaffinity(call: &mut Call<'_>) -> SysResult {
-    let len = call.args[1].min(8) as usize;
-    let mut mask = [0; 8];
-    call.read(call.args[2], &mut mask[..len])?;
-    if u64::from_le_bytes(mask) & 1 == 0 { Err(Errno::EINVAL.into()) } else { Ok(0) }
-}
-
-fn sched_getaffinity(call: &mut Call<'_>) -> SysResult {
-    let pid = call.args[0] as u32;
-    if pid != 0 && call.kernel.thread(pid).is_none() {
-        return Err(Errno::ESRCH.into());
-    }
-    if call.args[1] < 8 || !call.args[1].is_multiple_of(8) {
-        return Err(Errno::EINVAL.into());
-    }
-    call.write_u64(call.args[2], 1)?;
-    Ok(8)
 }
 
 fn getcpu(call: &mut Call<'_>) -> SysResult {

@@ -277,9 +277,9 @@ impl Process {
 
     /// Bring the peak of memory use up to date.
     pub fn note_rss(&self) {
-        let resident = self.space().borrow().sizes().1;
+        let peak = self.space().borrow().resident_and_peak().1;
         let (own, children) = self.peak_rss.get();
-        self.peak_rss.set((own.max(resident), children));
+        self.peak_rss.set((own.max(peak), children));
     }
 
     /// The soft limit of `resource`.

@@ -221,6 +221,29 @@ pub struct AltStack {
     pub flags: u32,
 }
 
+/// Scheduling parameters as sched_setscheduler(2) sets them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// SCHED_*.
+    pub number: u32,
+    /// Real-time priority, 0 for the other policies.
+    pub priority: u32,
+    /// SCHED_RESET_ON_FORK: children get no real-time policy, and not this flag.
+    pub reset_on_fork: bool,
+}
+
+impl Policy {
+    /// What a new thread or process starts with.
+    #[must_use]
+    pub fn inherited(self) -> Self {
+        match self {
+            Self { reset_on_fork: false, .. } => self,
+            Self { priority: 1.., .. } => Self::default(),
+            Self { number, .. } => Self { number, ..Self::default() },
+        }
+    }
+}
+
 /// A thread.
 pub struct Thread {
     /// Thread id.
@@ -251,6 +274,8 @@ pub struct Thread {
     pub robust_list: Cell<u64>,
     /// Name (PR_SET_NAME).
     pub comm: RefCell<[u8; 16]>,
+    /// Scheduling parameters.
+    pub policy: Cell<Policy>,
     /// CPU time used, in nanoseconds.
     pub cpu_ns: Cell<u64>,
     /// The armed deadline of the waiting call.
@@ -278,6 +303,7 @@ impl Thread {
             clear_child_tid: Cell::new(0),
             robust_list: Cell::new(0),
             comm: RefCell::default(),
+            policy: Cell::default(),
             cpu_ns: Cell::new(0),
             timer: Cell::new(None),
             last_fault: Cell::default(),

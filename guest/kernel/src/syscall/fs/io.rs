@@ -149,17 +149,19 @@ pub(super) fn refresh(call: &Call<'_>, file: &File, offset: u64) -> Result {
     Ok(())
 }
 
-fn checked_offset(offset: u64) -> Result<u64> {
-    if offset > i64::MAX as u64 { Err(Errno::EINVAL) } else { Ok(offset) }
+/// As Linux' rw_verify_area: neither the offset nor what lies behind `len` bytes more may be negative.
+fn checked_offset(offset: u64, len: usize) -> Result<u64> {
+    let end = offset.checked_add(len as u64);
+    if end.is_some_and(|end| end <= i64::MAX as u64) { Ok(offset) } else { Err(Errno::EINVAL) }
 }
 
 fn read_at(call: &Call<'_>, file: &Rc<File>, offset: u64, buffer: &mut dyn Sink) -> SysResult {
-    refresh(call, file, checked_offset(offset)?)?;
+    refresh(call, file, checked_offset(offset, buffer.remaining())?)?;
     Ok(file.read_at(offset, buffer)? as u64)
 }
 
 fn write_at(call: &Call<'_>, file: &Rc<File>, offset: u64, mut buffer: UserBuffer) -> SysResult {
-    let offset = checked_offset(offset)?;
+    let offset = checked_offset(offset, Source::remaining(&buffer))?;
     if let Some(limit) = file_size_limit(call, file, offset)? {
         buffer.truncate(limit);
     }
