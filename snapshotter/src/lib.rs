@@ -1,13 +1,21 @@
 //! Image layers and memory snapshots of a node, kept in memory and shared by every guest on it.
 //!
 //! - [`rootfs`]: from a directory or an OCI image to checked EROFS blobs, one per layer;
+//! - `layers`: containerd's snapshots of file systems, with a blob per committed layer (feature `daemon`);
+//! - [`lookup`]: from a layer's directory to its blob;
+//! - `daemon`: the process around `layers` (feature `daemon`);
 //! - [`oci`]: OCI archives and layouts;
 //! - [`erofs`]: the file system images that guests map (format, writer, reader, check);
 //! - [`digest`]: content digests.
 
 mod compression;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod digest;
 pub mod erofs;
+#[cfg(feature = "daemon")]
+pub mod layers;
+pub mod lookup;
 pub mod oci;
 pub mod rootfs;
 mod tarstream;

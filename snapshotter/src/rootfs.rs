@@ -263,7 +263,8 @@ impl Step<'_> {
     }
 }
 
-fn check_and_digest(layer: &str, file: &File, len_bytes: u64) -> Result<Digest, RootfsError> {
+/// Checks an image and digests it; `layer` is for messages.
+pub(crate) fn check_and_digest(layer: &str, file: &File, len_bytes: u64) -> Result<Digest, RootfsError> {
     use std::os::unix::fs::FileExt;
     let corrupt = |source| RootfsError::Corrupt { layer: layer.into(), source: Box::new(source) };
     erofs::check(file, len_bytes).map_err(corrupt)?;

@@ -18,15 +18,28 @@ use super::error::BuildError;
 use super::tree::{Body, DEPTH_MAX, Metadata, NodeId, Timestamp, Xattr};
 use super::writer::{BuildOptions, BuildReport, Writer};
 
-/// Xattrs that describe the host's policy rather than the file.
-const HOST_XATTRS: [&[u8]; 3] = [b"security.selinux", b"security.ima", b"security.evm"];
+/// Xattrs that describe the host's policy, or an overlay's bookkeeping, rather than the file.
+const HOST_XATTRS: [&[u8]; 8] = [
+    b"security.selinux",
+    b"security.ima",
+    b"security.evm",
+    b"trusted.overlay.origin",
+    b"trusted.overlay.impure",
+    b"trusted.overlay.nlink",
+    b"trusted.overlay.upper",
+    b"trusted.overlay.uuid",
+];
+/// Xattrs by which an overlay finds a file's data or a directory's entries elsewhere: what reads the image does not know them.
+const OVERLAY_REFERENCES: [&[u8]; 2] = [b"trusted.overlay.redirect", b"trusted.overlay.metacopy"];
 
 /// Builds an image of `dir` into `out`, whose content is replaced.
 ///
 /// Deterministic: the same tree (names, data, metadata, times, xattrs) gives the same bytes. `security.selinux`, `ima`
-/// and `evm` attributes are left out. Whiteouts and opaque markers in overlayfs's form are kept as they are.
+/// and `evm` attributes and overlayfs's notes on origins are left out. Whiteouts and opaque markers in overlayfs's form are kept as
+/// they are.
 ///
 /// # Errors
+/// [`BuildError::Unsupported`] for what overlayfs with `redirect_dir` or `metacopy` leaves behind.
 /// [`BuildError::Source`] when something cannot be read, [`BuildError::TooDeep`], and what [`Writer`] returns.
 pub fn build_from_dir(dir: &Path, out: &File, options: &BuildOptions) -> Result<BuildReport, BuildError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -211,6 +224,12 @@ impl Walk<'_> {
             if HOST_XATTRS.contains(&name) {
                 self.writer.report.skipped_xattrs += 1;
                 continue;
+            }
+            if OVERLAY_REFERENCES.contains(&name) {
+                return Err(BuildError::Unsupported {
+                    path: self.path.display().to_string(),
+                    what: "references of overlayfs (redirect_dir, metacopy)",
+                });
             }
             match grow(|value: &mut [u8]| get(name, value)) {
                 Ok(value) => match Xattr::new(name, &value) {

@@ -1,0 +1,224 @@
+//! What the daemon is told: a TOML file, and flags that win over it.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+
+/// The configuration file that is read if it exists and no other is named.
+pub const DEFAULT_FILE: &str = "/etc/seuss/snapshotter.toml";
+
+/// Where image layers and memory snapshots are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageStore {
+    /// On a tmpfs of the daemon's own.
+    #[default]
+    Memory,
+    /// In the directory itself, whatever file system it is on.
+    Disk,
+}
+
+/// A number of bytes: `512MiB`, `8GiB`, `1048576`, or `50%` of the machine's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fail =
+            || format!("{text:?} is no size: write 512MiB, 8GiB, a number of bytes, or 50% of the memory");
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let number: u64 = text[..end].parse().map_err(|_| fail())?;
+        let factor = match text[end..].trim() {
+            "" | "B" => 1,
+            "KiB" | "K" | "Ki" => 1 << 10,
+            "MiB" | "M" | "Mi" => 1 << 20,
+            "GiB" | "G" | "Gi" => 1 << 30,
+            "TiB" | "T" | "Ti" => 1 << 40,
+            "%" if number <= 100 => return Ok(Self(memory_bytes() / 100 * number)),
+            _ => return Err(fail()),
+        };
+        number.checked_mul(factor).map(Self).ok_or_else(fail)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Number(u64),
+            Text(String),
+        }
+        match Either::deserialize(deserializer)? {
+            Either::Number(bytes) => Ok(Self(bytes)),
+            Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// The machine's memory (sysinfo(2)).
+fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[allow(clippy::useless_conversion, reason = "the field's type depends on the architecture")]
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Flags. Each has its place in the file, under the same name with `_` for `-`.
+#[derive(Debug, Default, Parser, Deserialize)]
+#[command(
+    name = "seuss-snapshotter",
+    version,
+    about = "Keeps image layers and memory snapshots of a node in memory; a snapshotter plugin of containerd"
+)]
+#[serde(deny_unknown_fields, default)]
+pub struct Flags {
+    /// Configuration file [default: /etc/seuss/snapshotter.toml, if it exists].
+    #[arg(long, env = "SEUSS_SNAPSHOTTER_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Directory of the store; the tmpfs is mounted here [default: /var/lib/seuss].
+    #[arg(long)]
+    pub root: Option<PathBuf>,
+    /// Socket for containerd [default: /run/seuss/snapshotter.sock].
+    #[arg(long)]
+    pub socket: Option<PathBuf>,
+    /// Socket for metrics and health, HTTP; empty: none [default: /run/seuss/metrics.sock].
+    #[arg(long)]
+    pub metrics_socket: Option<PathBuf>,
+    /// Where layers are kept [default: memory].
+    #[arg(long)]
+    pub image_store: Option<ImageStore>,
+    /// Size of the tmpfs [default: 50%].
+    #[arg(long)]
+    pub size: Option<Size>,
+    /// New snapshots are refused when less than this is free [default: 16MiB].
+    #[arg(long)]
+    pub reserve: Option<Size>,
+    /// Unmount the tmpfs of the store and end: all that is on it is lost.
+    #[arg(long)]
+    #[serde(skip)]
+    pub forget: bool,
+}
+
+/// What the daemon goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Directory of the store.
+    pub root: PathBuf,
+    /// Socket for containerd.
+    pub socket: PathBuf,
+    /// Socket for metrics and health.
+    pub metrics_socket: Option<PathBuf>,
+    /// Where layers are kept.
+    pub image_store: ImageStore,
+    /// Size of the tmpfs.
+    pub size_bytes: u64,
+    /// New snapshots are refused when less than this is free.
+    pub reserve_bytes: u64,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}", path = .path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is wrong.
+    #[error("the configuration {path} is wrong: {source}", path = .path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<toml::de::Error>,
+    },
+    /// A path is not absolute: containerd and shims would not find it.
+    #[error("{name} = {path} is not an absolute path", path = .path.display())]
+    Relative {
+        /// Which.
+        name: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
+}
+
+impl Config {
+    /// Joins `flags` with the file that they name, or the usual one.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let (path, named) = match &flags.config {
+            Some(path) => (path.as_path(), true),
+            None => (Path::new(DEFAULT_FILE), false),
+        };
+        let file = match std::fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text)
+                .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Flags::default(),
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        Self::join(flags, file)
+    }
+
+    fn join(flags: Flags, file: Flags) -> Result<Self, ConfigError> {
+        let absolute = |name: &'static str, flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+            let path = flag.or(file).unwrap_or_else(|| default.into());
+            if path.is_absolute() || path.as_os_str().is_empty() {
+                Ok(path)
+            } else {
+                Err(ConfigError::Relative { name, path })
+            }
+        };
+        let metrics =
+            absolute("metrics_socket", flags.metrics_socket, file.metrics_socket, "/run/seuss/metrics.sock")?;
+        Ok(Self {
+            root: absolute("root", flags.root, file.root, "/var/lib/seuss")?,
+            socket: absolute("socket", flags.socket, file.socket, "/run/seuss/snapshotter.sock")?,
+            metrics_socket: Some(metrics).filter(|path| !path.as_os_str().is_empty()),
+            image_store: flags.image_store.or(file.image_store).unwrap_or_default(),
+            size_bytes: flags.size.or(file.size).map_or_else(|| memory_bytes() / 2, |size| size.0),
+            reserve_bytes: flags.reserve.or(file.reserve).map_or(16 << 20, |size| size.0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!("512MiB".parse(), Ok(Size(512 << 20)));
+        assert_eq!("8G".parse(), Ok(Size(8 << 30)));
+        assert_eq!("4096".parse(), Ok(Size(4096)));
+        let half: Size = "50%".parse().unwrap();
+        assert!(half.0 > 0 && half.0 < memory_bytes());
+        for text in ["", "MiB", "-1", "101%", "1XiB", "99999999TiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file: Flags =
+            toml::from_str("root = \"/a\"\nsize = \"1GiB\"\nimage_store = \"disk\"\nreserve = 4096\n")
+                .unwrap();
+        let flags = Flags { root: Some("/b".into()), metrics_socket: Some("".into()), ..Flags::default() };
+        let config = Config::join(flags, file).unwrap();
+        assert_eq!(config.root, Path::new("/b"));
+        assert_eq!((config.size_bytes, config.reserve_bytes), (1 << 30, 4096));
+        assert_eq!((config.image_store, config.metrics_socket), (ImageStore::Disk, None));
+        assert!(toml::from_str::<Flags>("sizes = 1").is_err());
+        let relative = Flags { root: Some("b".into()), ..Flags::default() };
+        assert!(matches!(Config::join(relative, Flags::default()), Err(ConfigError::Relative { .. })));
+    }
+}

@@ -1,0 +1,106 @@
+//! Start and end of the daemon: tmpfs, store, sockets, signals.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+
+use super::api::snapshots_server::SnapshotsServer;
+use super::config::{Config, ImageStore};
+use super::metrics::{self, Metrics};
+use super::notify::notify;
+use super::service::Service;
+use crate::layers::backing::{self, BackingError, Mounted};
+use crate::layers::{Layers, LayersError, Options};
+
+/// Why the daemon cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no tmpfs.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    /// A socket cannot be made.
+    #[error("cannot listen on {path}: {source}", path = .path.display())]
+    Listen {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(io::Error),
+    /// gRPC ended.
+    #[error("serving containerd failed: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn serve(config: &Config) -> Result<(), ServeError> {
+    if config.image_store == ImageStore::Memory {
+        let mounted = backing::mount_tmpfs(&config.root, config.size_bytes)?;
+        let found = mounted == Mounted::Found;
+        tracing::info!(root = %config.root.display(), bytes = config.size_bytes, found, "tmpfs is mounted");
+    }
+    let options = Options {
+        durable: config.image_store == ImageStore::Disk,
+        reserve_bytes: config.reserve_bytes,
+        ..Options::default()
+    };
+    let (layers, recovered) = Layers::open(&config.root, options)?;
+    tracing::info!(snapshots = recovered.snapshots, swept = recovered.swept, "store is open");
+    let (layers, metrics) = (Arc::new(layers), Arc::new(Metrics::default()));
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    if let Some(path) = &config.metrics_socket {
+        tokio::spawn(metrics::serve(listen(path)?, Arc::clone(&layers), Arc::clone(&metrics)));
+    }
+    let listener = listen(&config.socket)?;
+    tracing::info!(socket = %config.socket.display(), "serving containerd");
+    notify("READY=1\nSTATUS=serving containerd");
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        notify("STOPPING=1");
+        tracing::info!("ending: requests under way are finished first");
+    };
+    tonic::transport::Server::builder()
+        .add_service(SnapshotsServer::new(Service::new(layers, metrics)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .await?;
+    for path in std::iter::once(&config.socket).chain(&config.metrics_socket) {
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// Listens on `path`, for root only. A socket that is there belongs to an earlier daemon: the store's lock says that none is running.
+fn listen(path: &Path) -> Result<UnixListener, ServeError> {
+    let make = || {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        // Bound under another name and renamed, so that at any time the name leads to a socket that somebody answers, if to any.
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let _ = fs::remove_file(&new);
+        let listener = UnixListener::bind(&new)?;
+        fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+        fs::rename(&new, path)?;
+        Ok(listener)
+    };
+    make().map_err(|source| ServeError::Listen { path: path.to_owned(), source })
+}
