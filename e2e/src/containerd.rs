@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::cri::Cri;
 use crate::namespace::{Namespaces, Process};
 use crate::runtime::Runtime;
+use crate::snapshotter::{self, Snapshotter};
 use crate::tools::{Tools, Version};
 use crate::{command, image, paths, progress};
 
@@ -28,13 +29,13 @@ const LOG_TAIL_LINES: usize = 25;
 /// Characters of each of them.
 const LOG_LINE_CHARS: usize = 400;
 
-/// The snapshotter plugin of another process.
+/// How a node's seuss-snapshotter is started.
 #[derive(Clone, Debug)]
-pub struct ProxySnapshotter {
-    /// The name containerd knows it by; must not be a built-in snapshotter's.
-    pub name: String,
-    /// Its socket, as seen inside the node.
-    pub socket: PathBuf,
+pub struct SnapshotterOptions {
+    /// The daemon.
+    pub binary: PathBuf,
+    /// Its flags, but for those that name files.
+    pub flags: Vec<String>,
 }
 
 /// What a node is made of.
@@ -44,8 +45,8 @@ pub struct Options {
     pub version: Version,
     /// The directory that holds `containerd-shim-seuss-v2`, when the runtime is wanted.
     pub shim_dir: Option<PathBuf>,
-    /// A proxy snapshotter, used for CRI containers instead of overlayfs.
-    pub snapshotter: Option<ProxySnapshotter>,
+    /// Run seuss-snapshotter, and use it for CRI containers instead of overlayfs.
+    pub snapshotter: Option<SnapshotterOptions>,
 }
 
 impl Options {
@@ -65,6 +66,16 @@ impl Options {
         };
         Ok(Self { shim_dir, ..Self::new(version) })
     }
+
+    /// The same with seuss-snapshotter instead of overlayfs.
+    ///
+    /// # Errors
+    /// The daemon is missing and cannot be built.
+    pub fn with_snapshotter(self, flags: &[&str]) -> Result<Self> {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let snapshotter = SnapshotterOptions { binary: snapshotter::binary()?, flags };
+        Ok(Self { snapshotter: Some(snapshotter), ..self })
+    }
 }
 
 /// A running private containerd.
@@ -73,6 +84,7 @@ pub struct Containerd {
     // Before the namespaces, so that its client goes first.
     cri: Option<Cri>,
     daemon: Option<Child>,
+    snapshotter: Option<Snapshotter>,
     tools: Tools,
     options: Options,
     namespaces: Namespaces,
@@ -86,8 +98,13 @@ impl Containerd {
     pub fn start(options: Options) -> Result<Self> {
         let tools = Tools::fetch(options.version)?;
         let namespaces = Namespaces::create()?;
-        let mut node = Self { cri: None, daemon: None, tools, options, namespaces };
+        let snapshotter =
+            options.snapshotter.as_ref().map(|it| Snapshotter::new(&namespaces, &it.binary, &it.flags));
+        let mut node = Self { cri: None, daemon: None, snapshotter, tools, options, namespaces };
         config::write(&node)?;
+        if node.snapshotter.is_some() {
+            node.start_snapshotter()?;
+        }
         node.start_daemon()?;
         Ok(node)
     }
@@ -103,6 +120,35 @@ impl Containerd {
         daemon.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(daemon.spawn().context("cannot start containerd")?);
         self.wait_ready().map_err(|error| self.explain(error))
+    }
+
+    /// Starts the snapshotter again after [`Self::kill_snapshotter`].
+    ///
+    /// # Errors
+    /// The node has none, or it does not come up.
+    pub fn start_snapshotter(&mut self) -> Result<()> {
+        self.snapshotter.as_mut().context("the node has no snapshotter")?.start(&self.namespaces)
+    }
+
+    /// Kills the snapshotter with SIGKILL.
+    ///
+    /// # Errors
+    /// The node has none, or it does not run.
+    pub fn kill_snapshotter(&mut self) -> Result<()> {
+        self.snapshotter.as_mut().context("the node has no snapshotter")?.kill(&self.namespaces)
+    }
+
+    /// The node's seuss-snapshotter.
+    ///
+    /// # Panics
+    /// It was made without.
+    pub fn snapshotter(&self) -> &Snapshotter {
+        self.snapshotter.as_ref().expect("the node has a snapshotter")
+    }
+
+    /// The name of the snapshotter that containers use.
+    pub fn snapshotter_name(&self) -> &'static str {
+        if self.snapshotter.is_some() { snapshotter::NAME } else { "overlayfs" }
     }
 
     /// Kills the daemon with SIGKILL; shims and containers stay.
@@ -195,8 +241,9 @@ impl Containerd {
         if !archive.exists() {
             image::build::build(&[name])?;
         }
-        command::run(self.ctr(namespace).args(["image", "import"]).arg(archive))
-            .map_err(|error| self.explain(error))?;
+        let mut import = self.ctr(namespace);
+        import.args(["image", "import", "--snapshotter", self.snapshotter_name()]).arg(archive);
+        command::run(&mut import).map_err(|error| self.explain(error))?;
         Ok(image::oci::reference(name))
     }
 
@@ -218,7 +265,9 @@ impl Containerd {
     pub fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> = Vec::new();
         for process in self.processes() {
-            if !process.command.contains("containerd --config") {
+            let daemon = process.command.contains("containerd --config")
+                || process.command.contains("seuss-snapshotter --root");
+            if !daemon {
                 left.push(format!("process {} {}", process.pid, process.command));
             }
         }
@@ -232,7 +281,7 @@ impl Containerd {
             left.extend(
                 mounts
                     .into_iter()
-                    .filter(|point| Path::new(point) != prefix)
+                    .filter(|point| Path::new(point) != prefix && !self.is_store(point))
                     .map(|point| format!("mount {point}")),
             );
         }
@@ -247,6 +296,11 @@ impl Containerd {
             }
         }
         left
+    }
+
+    /// Whether a mount is the snapshotter's own.
+    fn is_store(&self, point: &str) -> bool {
+        self.snapshotter.as_ref().is_some_and(|snapshotter| Path::new(point).starts_with(snapshotter.root()))
     }
 
     /// Waits until nothing is left of the pods that ran.
@@ -320,12 +374,19 @@ impl Drop for Containerd {
         if std::thread::panicking() {
             progress::warn(format!("the test failed; containerd {} says:", self.options.version.name()));
             eprint!("{}", self.log_tail());
+            if let Some(snapshotter) = &self.snapshotter {
+                eprint!("the snapshotter says:\n{}", snapshotter.log_tail());
+            }
         }
         // The daemon's parent (nsenter) ends when the namespaces' init kills it; reap it after that.
         self.cri = None;
         if let Some(mut daemon) = self.daemon.take() {
             let _ = kill(self.namespaces.init_pid());
             let _ = daemon.wait();
+        }
+        if let Some(mut snapshotter) = self.snapshotter.take() {
+            let _ = kill(self.namespaces.init_pid());
+            snapshotter.reap();
         }
     }
 }

@@ -19,5 +19,6 @@ pub mod phases;
 pub mod progress;
 pub mod report;
 pub mod runtime;
+pub mod snapshotter;
 pub mod summary;
 pub mod tools;

@@ -12,6 +12,7 @@ use seuss_snapshotter::erofs::{self, CorruptError, Reader};
 use seuss_snapshotter::rootfs::{self, BlobCache, RootfsError, RootfsOptions};
 
 use crate::guest::ImageBlob;
+use crate::layers::KeptLayers;
 use crate::rootview::RootView;
 
 /// Where an EROFS image has its magic number, and what it is.
@@ -126,6 +127,29 @@ impl RootImage {
             .map_err(|source| ImageError::Corrupt { path: path.to_owned(), source })?;
         let layer = Layer { file: file.into(), len_bytes, name: path.display().to_string() };
         Self::from_layers(vec![layer], Defaults::default())
+    }
+
+    /// Takes layers that the snapshotter keeps as images; only the container's own layer, if something is in it, is read.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn from_kept(kept: KeptLayers) -> Result<Self, ImageError> {
+        let layer = |blob: seuss_snapshotter::lookup::LayerBlob| Layer {
+            file: blob.file.into(),
+            len_bytes: blob.len_bytes,
+            name: blob.digest.to_string(),
+        };
+        let mut layers: Vec<Layer> = kept.blobs.into_iter().map(layer).collect();
+        if let Some(dir) = kept.upper {
+            let built = rootfs::RootfsSource::Dir(dir.clone()).build(&RootfsOptions::default())?;
+            let own = built.layers.into_iter().map(|blob| Layer {
+                file: blob.file,
+                len_bytes: blob.len_bytes,
+                name: dir.display().to_string(),
+            });
+            layers.extend(own);
+        }
+        Self::from_layers(layers, Defaults::default())
     }
 
     fn from_layers(layers: Vec<Layer>, defaults: Defaults) -> Result<Self, ImageError> {

@@ -20,6 +20,7 @@ pub mod guest;
 pub mod image;
 pub mod info;
 pub mod io;
+pub mod layers;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;

@@ -77,8 +77,9 @@ disabled_plugins = [
   path = "{root}/opt"
 "#
     );
-    if let Some(proxy) = &node.options.snapshotter {
-        let (name, socket) = (&proxy.name, proxy.socket.display());
+    if let Some(snapshotter) = &node.snapshotter {
+        let (name, socket) = (node.snapshotter_name(), snapshotter.socket());
+        let socket = socket.display();
         text.push_str(&format!(
             "[proxy_plugins.\"{name}\"]\n  type = \"snapshot\"\n  address = \"{socket}\"\n"
         ));
@@ -88,7 +89,7 @@ disabled_plugins = [
 
 /// The runtime handlers, as tables below `prefix`.
 fn runtimes(node: &Containerd, prefix: &str) -> String {
-    let snapshotter = node.options.snapshotter.as_ref().map_or("overlayfs", |proxy| proxy.name.as_str());
+    let snapshotter = node.snapshotter_name();
     let annotations = "pod_annotations = [\"*\"]\n  container_annotations = [\"*\"]";
     let mut text = String::new();
     for (name, binary) in [("runc", &node.tools.runc), ("crun", &node.tools.crun)] {
@@ -109,7 +110,7 @@ fn runtimes(node: &Containerd, prefix: &str) -> String {
 
 fn version_2(node: &Containerd) -> String {
     let cri = "\"io.containerd.grpc.v1.cri\"";
-    let snapshotter = node.options.snapshotter.as_ref().map_or("overlayfs", |proxy| proxy.name.as_str());
+    let snapshotter = node.snapshotter_name();
     format!(
         r#"{common}
 [plugins.{cri}]
@@ -139,7 +140,7 @@ fn version_2(node: &Containerd) -> String {
 fn version_3(node: &Containerd) -> String {
     let images = "\"io.containerd.cri.v1.images\"";
     let runtime = "\"io.containerd.cri.v1.runtime\"";
-    let snapshotter = node.options.snapshotter.as_ref().map_or("overlayfs", |proxy| proxy.name.as_str());
+    let snapshotter = node.snapshotter_name();
     format!(
         r#"{common}
 [plugins.{images}]

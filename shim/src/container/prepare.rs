@@ -1,16 +1,19 @@
 //! From a container's mounts to what a guest needs of its root file system.
 //!
-//! Owns [`prepare`]. The slow way, for containers whose layers are not kept as images by SEUSS' own snapshotter: mount what containerd's
-//! snapshotter offers, read all of it into one image in memory, unmount. The log says how long it took.
+//! Owns [`prepare`]. Where SEUSS' own snapshotter keeps the layers as images, the guest gets those, and nothing is mounted or read. The slow way,
+//! for other snapshotters: mount what they offer, read all of it into one image in memory, unmount. The log says which it was and how long
+//! it took.
 
 use std::path::Path;
 use std::time::Instant;
 
+use seuss_abi::layout::IMAGE_WINDOWS_MAX;
 use seuss_abi::spec::ProcessSpec;
 
 use crate::error::TaskError;
 use crate::guest::ImageBlob;
 use crate::image::RootImage;
+use crate::layers::{self, KeptLayers};
 use crate::mount::{self, MountSpec};
 use crate::oci::Spec;
 use crate::{program, users};
@@ -37,23 +40,50 @@ pub fn prepare(
         Some(root) if !root.path.as_os_str().is_empty() => bundle.join(&root.path),
         _ => bundle.join("rootfs"),
     };
-    let image = if mounts.is_empty() {
-        read_image(&root)
-    } else {
-        let target = bundle.join("rootfs");
-        mount::mount_all(mounts, &target)?;
-        let image = read_image(&root);
-        let unmounted = mount::unmount_recursive(&target);
-        let image = image?;
-        unmounted?;
-        Ok(image)
-    }?;
+    let image = match kept_layers(mounts) {
+        Some(kept) => kept_image(kept)?,
+        None if mounts.is_empty() => read_image(&root)?,
+        None => {
+            let target = bundle.join("rootfs");
+            mount::mount_all(mounts, &target)?;
+            let image = read_image(&root);
+            let unmounted = mount::unmount_recursive(&target);
+            let image = image?;
+            unmounted?;
+            image
+        }
+    };
     if !process.env.iter().any(|entry| entry.starts_with(b"HOME=")) {
         let home = users::home(&image.view, process.uid)?;
         process.env.push(format!("HOME={home}").into_bytes());
     }
     program::check(&image.view, process)?;
     Ok(Prepared { images: image.blobs()? })
+}
+
+/// The layers that the snapshotter keeps. Trouble with them is no reason to refuse a container: its files can still be read.
+fn kept_layers(mounts: &[MountSpec]) -> Option<KeptLayers> {
+    match layers::kept_layers(mounts) {
+        Ok(kept) => {
+            kept.filter(|kept| kept.blobs.len() + usize::from(kept.upper.is_some()) <= IMAGE_WINDOWS_MAX)
+        }
+        Err(error) => {
+            tracing::warn!(error = %error, "the snapshotter's image of a layer cannot be used");
+            None
+        }
+    }
+}
+
+fn kept_image(kept: KeptLayers) -> Result<RootImage, TaskError> {
+    let began = Instant::now();
+    let image = RootImage::from_kept(kept)?;
+    tracing::info!(
+        elapsed_us = began.elapsed().as_micros() as u64,
+        bytes = image.len_bytes(),
+        layers = image.layer_count(),
+        "root file system taken from the snapshotter's images"
+    );
+    Ok(image)
 }
 
 fn read_image(root: &Path) -> Result<RootImage, TaskError> {

@@ -9,6 +9,9 @@ use serde::Deserialize;
 /// The configuration file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/seuss/snapshotter.toml";
 
+/// Instead of a path: no socket.
+pub const NO_SOCKET: &str = "none";
+
 /// Where image layers and memory snapshots are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -86,7 +89,7 @@ pub struct Flags {
     /// Socket for containerd [default: /run/seuss/snapshotter.sock].
     #[arg(long)]
     pub socket: Option<PathBuf>,
-    /// Socket for metrics and health, HTTP; empty: none [default: /run/seuss/metrics.sock].
+    /// Socket for metrics and health, HTTP; `none`: no such socket [default: /run/seuss/metrics.sock].
     #[arg(long)]
     pub metrics_socket: Option<PathBuf>,
     /// Where layers are kept [default: memory].
@@ -172,7 +175,7 @@ impl Config {
     fn join(flags: Flags, file: Flags) -> Result<Self, ConfigError> {
         let absolute = |name: &'static str, flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             let path = flag.or(file).unwrap_or_else(|| default.into());
-            if path.is_absolute() || path.as_os_str().is_empty() {
+            if path.is_absolute() || path == Path::new(NO_SOCKET) {
                 Ok(path)
             } else {
                 Err(ConfigError::Relative { name, path })
@@ -183,7 +186,7 @@ impl Config {
         Ok(Self {
             root: absolute("root", flags.root, file.root, "/var/lib/seuss")?,
             socket: absolute("socket", flags.socket, file.socket, "/run/seuss/snapshotter.sock")?,
-            metrics_socket: Some(metrics).filter(|path| !path.as_os_str().is_empty()),
+            metrics_socket: Some(metrics).filter(|path| path != Path::new(NO_SOCKET)),
             image_store: flags.image_store.or(file.image_store).unwrap_or_default(),
             size_bytes: flags.size.or(file.size).map_or_else(|| memory_bytes() / 2, |size| size.0),
             reserve_bytes: flags.reserve.or(file.reserve).map_or(16 << 20, |size| size.0),
@@ -212,7 +215,8 @@ mod tests {
         let file: Flags =
             toml::from_str("root = \"/a\"\nsize = \"1GiB\"\nimage_store = \"disk\"\nreserve = 4096\n")
                 .unwrap();
-        let flags = Flags { root: Some("/b".into()), metrics_socket: Some("".into()), ..Flags::default() };
+        let flags =
+            Flags { root: Some("/b".into()), metrics_socket: Some(NO_SOCKET.into()), ..Flags::default() };
         let config = Config::join(flags, file).unwrap();
         assert_eq!(config.root, Path::new("/b"));
         assert_eq!((config.size_bytes, config.reserve_bytes), (1 << 30, 4096));
