@@ -137,6 +137,19 @@ fn version_2(node: &Containerd) -> String {
     )
 }
 
+/// Where the transfer service, which `ctr image import` of containerd 2 uses, unpacks.
+fn unpack(node: &Containerd) -> String {
+    let plugin = "\"io.containerd.transfer.v1.local\"";
+    let mut names = vec!["overlayfs"];
+    names.extend(node.snapshotter.as_ref().map(|_| node.snapshotter_name()));
+    let table = |name: &str| {
+        format!(
+            "[[plugins.{plugin}.unpack_config]]\n  platform = \"linux/amd64\"\n  snapshotter = \"{name}\"\n"
+        )
+    };
+    names.into_iter().map(table).collect()
+}
+
 fn version_3(node: &Containerd) -> String {
     let images = "\"io.containerd.cri.v1.images\"";
     let runtime = "\"io.containerd.cri.v1.runtime\"";
@@ -163,8 +176,9 @@ fn version_3(node: &Containerd) -> String {
 [plugins."io.containerd.grpc.v1.cri"]
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
-"#,
+{unpack}"#,
         common = common(node, 3),
+        unpack = unpack(node),
         pause = oci::reference("pause"),
         cni = node.tools.cni.display(),
         root = node.namespaces.root().display(),

@@ -52,14 +52,19 @@ pub fn build_from_dir(dir: &Path, out: &File, options: &BuildOptions) -> Result<
         writer: Writer::new(out, options)?,
         hard_links: HashMap::new(),
         device: 0,
+        newest: Timestamp::default(),
         path: dir.to_path_buf(),
     };
     let stat = walk.io("stat", rfs::fstat(&root))?;
     walk.device = stat.st_dev;
     let xattrs = walk.fd_xattrs(root.as_fd())?;
-    walk.writer.set_metadata(NodeId::ROOT, metadata(&stat), xattrs)?;
+    walk.writer.set_metadata(NodeId::ROOT, metadata(&stat), xattrs.clone())?;
     let root = walk.frame(root, NodeId::ROOT)?;
     walk.run(root)?;
+    if options.root_time_of_entries {
+        let metadata = Metadata { mtime: walk.newest, ..metadata(&stat) };
+        walk.writer.set_metadata(NodeId::ROOT, metadata, xattrs)?;
+    }
     walk.writer.finish()
 }
 
@@ -74,6 +79,8 @@ struct Walk<'f> {
     writer: Writer<'f>,
     hard_links: HashMap<(u64, u64), NodeId>,
     device: u64,
+    /// Newest modification time of the root's entries.
+    newest: Timestamp,
     /// Where the walk is.
     path: PathBuf,
 }
@@ -110,6 +117,9 @@ impl Walk<'_> {
     /// Adds one entry; a directory's frame is returned, to be done next.
     fn entry(&mut self, parent: &Frame, name: &CString) -> Result<Option<Frame>, BuildError> {
         let stat = self.io("stat", rfs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW))?;
+        if parent.node == NodeId::ROOT {
+            self.newest = self.newest.max(metadata(&stat).mtime);
+        }
         let kind = FileType::from_raw_mode(stat.st_mode);
         let id = (stat.st_dev, stat.st_ino);
         if kind != FileType::Directory

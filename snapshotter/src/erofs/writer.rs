@@ -43,11 +43,20 @@ pub struct BuildOptions {
     pub metadata_bytes_max: u64,
     /// Align files of 2 MiB and more to 2 MiB.
     pub align_huge: bool,
+    /// Give the root of a directory's image the newest modification time of its entries, and not its own: that is when a layer was unpacked,
+    /// and the same layer must give the same image everywhere.
+    pub root_time_of_entries: bool,
 }
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { entries_max: 1 << 22, data_bytes_max: 16 << 30, metadata_bytes_max: 1 << 30, align_huge: true }
+        Self {
+            entries_max: 1 << 22,
+            data_bytes_max: 16 << 30,
+            metadata_bytes_max: 1 << 30,
+            align_huge: true,
+            root_time_of_entries: false,
+        }
     }
 }
 

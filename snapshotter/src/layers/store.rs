@@ -74,7 +74,8 @@ impl Layers {
     ///
     /// # Errors
     /// [`LayersError::Locked`], [`LayersError::Record`], [`LayersError::Io`].
-    pub fn open(root: &Path, options: Options) -> Result<(Self, Recovered), LayersError> {
+    pub fn open(root: &Path, mut options: Options) -> Result<(Self, Recovered), LayersError> {
+        options.build.root_time_of_entries = true;
         let disk = Disk::open(root, options.durable)?;
         let mut recovered = Recovered::default();
         let mut catalog = Catalog::new();
