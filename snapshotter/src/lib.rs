@@ -6,6 +6,7 @@
 //! - `daemon`: the process around `layers` (feature `daemon`);
 //! - [`oci`]: OCI archives and layouts;
 //! - [`erofs`]: the file system images that guests map (format, writer, reader, check);
+//! - [`snapshot`]: memory snapshots (format, reader, writer, local store);
 //! - [`digest`]: content digests.
 
 mod compression;
@@ -18,4 +19,5 @@ pub mod layers;
 pub mod lookup;
 pub mod oci;
 pub mod rootfs;
+pub mod snapshot;
 mod tarstream;
