@@ -44,7 +44,7 @@ impl Kernel {
         let total = self.config.memory_bytes / PAGE_SIZE;
         let rated =
             self.processes().into_iter().filter(|process| !process.is_zombie()).filter_map(|process| {
-                let resident = process.space().borrow().sizes().1 / PAGE_SIZE;
+                let resident = process.space().borrow().resident_and_peak().0 / PAGE_SIZE;
                 Some((badness(resident, process.oom_score_adj.get(), total)?, process))
             });
         rated.max_by_key(|(badness, process)| (*badness, process.pid)).map(|(_, process)| process)
