@@ -596,7 +596,8 @@ impl Endpoint {
             self.want();
             return Ok(true);
         }
-        (self.over.set(false), self.ended.set(false));
+        self.over.set(false);
+        self.ended.set(false);
         if self.neighbour.get() {
             self.uplink.set_urgent();
         }
