@@ -30,6 +30,7 @@ pub mod node;
 pub mod notify;
 pub mod open;
 pub mod overlay;
+pub mod pidfd;
 pub mod pipe;
 pub mod proc;
 pub mod sysfs;

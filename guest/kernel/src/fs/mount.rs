@@ -66,8 +66,8 @@ pub type Mounts = Rc<RefCell<Vec<Mount>>>;
 
 /// Something that is told of signals.
 pub trait SignalWatcher {
-    /// `signo` was sent to process `pid` and is pending.
-    fn arrived(&self, pid: u32, signo: u32);
+    /// `signo` was sent to some thread or process and is pending.
+    fn arrived(&self, signo: u32);
 }
 
 /// Standard input, output and error of a process, and its terminal if it has one.
@@ -324,13 +324,13 @@ impl Fs {
         watchers.push(watcher);
     }
 
-    /// `signo` was sent to process `pid` and is pending.
-    pub fn signal_arrived(&self, pid: u32, signo: u32) {
+    /// `signo` was sent to some thread or process and is pending.
+    pub fn signal_arrived(&self, signo: u32) {
         if self.signal_watchers.borrow().is_empty() {
             return;
         }
         let watchers: Vec<_> = self.signal_watchers.borrow().iter().filter_map(Weak::upgrade).collect();
-        watchers.iter().for_each(|watcher| watcher.arrived(pid, signo));
+        watchers.iter().for_each(|watcher| watcher.arrived(signo));
     }
 
     /// Hang a node of the library OS into a directory of the tree, such as a device in /dev.

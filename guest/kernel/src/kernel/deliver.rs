@@ -39,7 +39,7 @@ impl Kernel {
             return Ok(());
         }
         process.pending.borrow_mut().push(info)?;
-        self.fs.signal_arrived(process.pid, info.signo);
+        self.fs.signal_arrived(info.signo);
         let takes = |thread: &&Rc<Thread>| !thread.mask.get().contains(info.signo);
         let waiting = threads.iter().filter(takes).find(|thread| thread.state.get() == State::Waiting);
         match waiting {
@@ -67,6 +67,7 @@ impl Kernel {
             return Ok(());
         }
         thread.pending.borrow_mut().push(info)?;
+        self.fs.signal_arrived(info.signo);
         self.woken.push(thread.tid);
         Ok(())
     }

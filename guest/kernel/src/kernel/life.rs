@@ -4,9 +4,10 @@ use super::Kernel;
 use crate::errno::{Errno, Result};
 use crate::fs::FdTable;
 use crate::mem::space::Space;
-use crate::task::process::{ChildState, Parts, Pid, Process};
+use crate::task::process::{ChildState, LIMIT_NPROC, Parts, Pid, Process, UNLIMITED};
 use crate::task::signal::{SA_NOCLDSTOP, SA_NOCLDWAIT, SIG_IGN, SIGCHLD, SignalInfo};
 use crate::task::thread::{Context, State, Thread};
+use crate::wait::Readiness;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -49,11 +50,30 @@ impl Kernel {
         self.processes.borrow_mut().insert(process.pid, process.clone());
     }
 
+    /// RLIMIT_NPROC: whether the real user of `process` may have another thread or process. Zombies count until they are waited for; user 0 and
+    /// whoever has capabilities are exempt (getrlimit(2)).
+    ///
+    /// # Errors
+    /// EAGAIN.
+    fn check_user_limit(&self, process: &Process) -> Result {
+        let limit = process.limit(LIMIT_NPROC);
+        let who = process.credentials.borrow();
+        if limit == UNLIMITED || who.uid == 0 || who.is_privileged() {
+            return Ok(());
+        }
+        let processes = self.processes.borrow();
+        let own = processes.values().filter(|other| other.credentials.borrow().uid == who.uid);
+        let count: usize =
+            own.map(|other| if other.is_zombie() { 1 } else { other.threads.borrow().len() }).sum();
+        if count as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
+    }
+
     /// Start a thread of `parent`'s process.
     ///
     /// # Errors
     /// EAGAIN when the guest has as many threads as it may.
     pub fn clone_thread(&self, parent: &Rc<Thread>, context: Context) -> Result<Rc<Thread>> {
+        self.check_user_limit(&parent.process)?;
         let tid = self.allocate_tid()?;
         self.save_extended(parent);
         let extended = parent.extended.borrow().clone();
@@ -79,6 +99,7 @@ impl Kernel {
         if self.frames.available() < 64 {
             return Err(Errno::ENOMEM);
         }
+        self.check_user_limit(&parent.process)?;
         let pid = self.allocate_tid()?;
         let process = &parent.process;
         let space: Rc<RefCell<Space>> = if sharing.space {
@@ -249,6 +270,7 @@ impl Kernel {
             self.machine.host_call(Op::Exit, [u64::from(status), 0, 0, 0, 0, 0]);
             self.panic("the VMM let the guest continue after its end");
         }
+        process.ended.notify(Readiness::READABLE);
         self.orphan_children(process);
         self.tell_parent_of_exit(process, status);
     }
@@ -359,12 +381,20 @@ impl Kernel {
         parent.minor_faults.set((faults, below + child_faults + grandchildren));
         let ((rss, largest), (child_rss, grandchild_rss)) = (parent.peak_rss.get(), child.peak_rss.get());
         parent.peak_rss.set((rss, largest.max(child_rss).max(grandchild_rss)));
-        self.processes.borrow_mut().remove(&child.pid);
+        self.remove_process(child.pid);
+    }
+
+    /// A zombie is gone; only descriptors may hold it.
+    fn remove_process(&self, pid: Pid) -> Option<Rc<Process>> {
+        let process = self.processes.borrow_mut().remove(&pid)?;
+        process.reaped.set(true);
+        process.ended.notify(Readiness::READABLE | Readiness::HANGUP);
+        Some(process)
     }
 
     /// Remove a zombie for good.
     pub fn forget_process(&self, pid: Pid) {
-        let removed = self.processes.borrow_mut().remove(&pid);
+        let removed = self.remove_process(pid);
         if let Some(parent) = removed.and_then(|process| self.process(process.parent.get())) {
             parent.children.borrow_mut().retain(|child| *child != pid);
         }

@@ -24,7 +24,7 @@ use crate::net::Net;
 use crate::random::Random;
 use crate::task::futex::Futexes;
 use crate::task::process::{Pid, Process};
-use crate::task::thread::Thread;
+use crate::task::thread::{Calling, Thread};
 use crate::wait::{Tid, Woken};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
@@ -108,6 +108,8 @@ pub struct Kernel {
     run_queue: RefCell<VecDeque<Tid>>,
     next_tid: Cell<Tid>,
     current: RefCell<Option<Rc<Thread>>>,
+    /// The thread whose system call is being served: not always the current one, since calls that have waited run again before their thread does.
+    pub(crate) calling: Calling,
     /// The thread whose extended state is in the CPU.
     extended_owner: Cell<Tid>,
     /// The address space in CR3, kept alive while it is.
@@ -164,6 +166,7 @@ impl Kernel {
             run_queue: RefCell::default(),
             next_tid: Cell::new(1),
             current: RefCell::default(),
+            calling: Calling::default(),
             extended_owner: Cell::new(0),
             loaded: RefCell::default(),
             slice_start: Cell::new(slice_start),

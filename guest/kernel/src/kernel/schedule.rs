@@ -200,6 +200,7 @@ impl Kernel {
         let registers = thread.registers();
         let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
         let process = thread.process.clone();
+        self.calling.replace(Some(thread.clone()));
         let mut call = Call { kernel: self, thread: thread.clone(), process, args };
         match table::handler(number) {
             Some(handler) => handler(&mut call),

@@ -7,6 +7,7 @@ pub mod futex;
 pub mod identity;
 pub mod memory;
 pub mod net;
+pub mod pidfd;
 pub mod schedule;
 pub mod signal;
 pub mod system;

@@ -118,7 +118,7 @@ fn pause(_: &mut Call<'_>) -> SysResult {
 }
 
 /// Whether the caller may send `signo` to `target` (kill(2)).
-fn may_signal(call: &Call<'_>, target: &Process, signo: u32) -> bool {
+pub(super) fn may_signal(call: &Call<'_>, target: &Process, signo: u32) -> bool {
     let (own, other) = (call.process.credentials.borrow(), target.credentials.borrow());
     let same_user = [own.uid, own.euid].iter().any(|id| *id == other.uid || *id == other.suid);
     let same_session_cont =
@@ -126,7 +126,7 @@ fn may_signal(call: &Call<'_>, target: &Process, signo: u32) -> bool {
     own.is_privileged() || same_user || same_session_cont
 }
 
-fn check_signal(signo: u64) -> Result<u32> {
+pub(super) fn check_signal(signo: u64) -> Result<u32> {
     let signo = signo as u32;
     if signo <= SIGNAL_MAX { Ok(signo) } else { Err(Errno::EINVAL) }
 }
@@ -192,7 +192,7 @@ fn tgkill(call: &mut Call<'_>) -> SysResult {
     send_to_thread(call, Some(call.args[0] as u32), call.args[1], call.args[2])
 }
 
-fn queued_info(call: &Call<'_>, signo: u32, address: u64, to_self: bool) -> Result<SignalInfo> {
+pub(super) fn queued_info(call: &Call<'_>, signo: u32, address: u64, to_self: bool) -> Result<SignalInfo> {
     let info = SignalInfo::decode(signo, &call.read_array(address)?);
     // Only the kernel may claim to be the kernel or kill(2).
     if (info.code >= 0 || info.code == SignalInfo::TKILL) && !to_self { Err(Errno::EPERM) } else { Ok(info) }

@@ -67,6 +67,7 @@ pub const FAMILIES: &[&[Entry]] = &[
     super::net::name::TABLE,
     super::net::option::TABLE,
     super::net::transfer::TABLE,
+    super::pidfd::TABLE,
     super::signal::TABLE,
     super::time::TABLE,
     super::timer::TABLE,

@@ -4,7 +4,7 @@ use super::call::Call;
 use super::table::{Entry, full, partial};
 use crate::errno::{Errno, Stop, SysResult};
 use crate::kernel::life::Sharing;
-use crate::task::process::{ChildState, Pid, Process};
+use crate::task::process::{ChildState, LIMIT_NOFILE, Pid, Process};
 use crate::task::signal::SIGCHLD;
 use crate::task::thread::Context;
 use alloc::rc::Rc;
@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 /// The family.
 pub const TABLE: &[Entry] = &[
     full(39, "getpid", getpid),
-    partial(56, "clone", clone, "no namespaces, no CLONE_PIDFD, CLONE_IO ignored"),
+    partial(56, "clone", clone, "no namespaces, CLONE_IO ignored"),
     full(57, "fork", fork),
     full(58, "vfork", vfork),
     full(60, "exit", exit),
@@ -26,7 +26,7 @@ pub const TABLE: &[Entry] = &[
     full(231, "exit_group", exit_group),
     full(247, "waitid", waitid),
     full(309, "getcpu", getcpu),
-    partial(435, "clone3", clone3, "no namespaces, no CLONE_PIDFD, no cgroup, no set_tid"),
+    partial(435, "clone3", clone3, "no namespaces, no cgroup, no set_tid"),
 ];
 
 const CLONE_VM: u64 = 0x100;
@@ -121,6 +121,7 @@ fn exit_group(call: &mut Call<'_>) -> SysResult {
 }
 
 /// Arguments of clone and clone3.
+#[derive(Default)]
 struct Clone {
     flags: u64,
     exit_signal: u32,
@@ -129,24 +130,29 @@ struct Clone {
     parent_tid: u64,
     child_tid: u64,
     tls: u64,
+    /// Where CLONE_PIDFD stores the descriptor.
+    pidfd: u64,
 }
 
 fn fork(call: &mut Call<'_>) -> SysResult {
-    do_clone(call, &Clone { flags: 0, exit_signal: SIGCHLD, stack: 0, parent_tid: 0, child_tid: 0, tls: 0 })
+    do_clone(call, &Clone { exit_signal: SIGCHLD, ..Clone::default() })
 }
 
 fn vfork(call: &mut Call<'_>) -> SysResult {
     let flags = CLONE_VM | CLONE_VFORK;
-    do_clone(call, &Clone { flags, exit_signal: SIGCHLD, stack: 0, parent_tid: 0, child_tid: 0, tls: 0 })
+    do_clone(call, &Clone { flags, exit_signal: SIGCHLD, ..Clone::default() })
 }
 
 fn clone(call: &mut Call<'_>) -> SysResult {
     let [flags, stack, parent_tid, child_tid, tls, _] = call.args;
     let exit_signal = (flags & 0xff) as u32;
-    do_clone(
-        call,
-        &Clone { flags: flags & !0xff & 0xffff_ffff, exit_signal, stack, parent_tid, child_tid, tls },
-    )
+    let flags = flags & !0xff & 0xffff_ffff;
+    if flags & CLONE_PIDFD != 0 && flags & CLONE_PARENT_SETTID != 0 {
+        // Both are stored at the same place.
+        return Err(Errno::EINVAL.into());
+    }
+    let pidfd = parent_tid;
+    do_clone(call, &Clone { flags, exit_signal, stack, parent_tid, child_tid, tls, pidfd })
 }
 
 fn clone3(call: &mut Call<'_>) -> SysResult {
@@ -157,13 +163,14 @@ fn clone3(call: &mut Call<'_>) -> SysResult {
     if size > 4096 {
         return Err(Errno::E2BIG.into());
     }
-    let [flags, _pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls] =
+    let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls] =
         call.read_words(call.args[0])?;
     if exit_signal > 64 || flags & 0xff != 0 {
         return Err(Errno::EINVAL.into());
     }
     let stack = if stack == 0 { 0 } else { stack.wrapping_add(stack_size) };
-    do_clone(call, &Clone { flags, exit_signal: exit_signal as u32, stack, parent_tid, child_tid, tls })
+    let exit_signal = exit_signal as u32;
+    do_clone(call, &Clone { flags, exit_signal, stack, parent_tid, child_tid, tls, pidfd })
 }
 
 fn do_clone(call: &mut Call<'_>, request: &Clone) -> SysResult {
@@ -177,12 +184,17 @@ fn do_clone(call: &mut Call<'_>, request: &Clone) -> SysResult {
     }
     let inconsistent = (flags & CLONE_THREAD != 0 && flags & CLONE_SIGHAND == 0)
         || (flags & CLONE_SIGHAND != 0 && flags & CLONE_VM == 0)
-        || flags & CLONE_PIDFD != 0;
+        || flags & CLONE_PIDFD != 0 && flags & CLONE_THREAD != 0;
     if inconsistent {
         return Err(Errno::EINVAL.into());
     }
     if flags & CLONE_NAMESPACES != 0 {
         return Err(Errno::EPERM.into());
+    }
+    if flags & CLONE_PIDFD != 0 {
+        // Before there is anything to undo.
+        call.process.files().borrow().check_room(1, call.process.limit(LIMIT_NOFILE))?;
+        call.write_u32(request.pidfd, u32::MAX)?;
     }
     kernel.save_bases_of(&call.thread);
     let parent = call.thread.context();
@@ -214,6 +226,11 @@ fn do_clone(call: &mut Call<'_>, request: &Clone) -> SysResult {
         child
     };
     let tid = child.tid;
+    if flags & CLONE_PIDFD != 0
+        && let Ok(fd) = super::pidfd::install(call, &child.process, 0)
+    {
+        let _ = call.write_u32(request.pidfd, fd as u32);
+    }
     if flags & CLONE_PARENT_SETTID != 0 {
         let _ = call.write_u32(request.parent_tid, tid);
     }
@@ -236,11 +253,13 @@ fn child_usage(child: &Process) -> Vec<u8> {
 }
 
 /// Which children a wait is for.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Which {
     Any,
     Process(Pid),
     Group(Pid),
+    /// By descriptor.
+    Exactly(Rc<Process>),
 }
 
 fn candidates(call: &Call<'_>, which: Which) -> Vec<Rc<Process>> {
@@ -248,10 +267,11 @@ fn candidates(call: &Call<'_>, which: Which) -> Vec<Rc<Process>> {
     children
         .iter()
         .filter_map(|pid| call.kernel.process(*pid))
-        .filter(|child| match which {
+        .filter(|child| match &which {
             Which::Any => true,
-            Which::Process(pid) => child.pid == pid,
-            Which::Group(pgid) => child.pgid.get() == pgid,
+            Which::Process(pid) => child.pid == *pid,
+            Which::Group(pgid) => child.pgid.get() == *pgid,
+            Which::Exactly(process) => Rc::ptr_eq(child, process),
         })
         .collect()
 }
@@ -321,14 +341,26 @@ fn waitid(call: &mut Call<'_>) -> SysResult {
     if options & (WEXITED | WUNTRACED | WCONTINUED) == 0 {
         return Err(Errno::EINVAL.into());
     }
+    let mut descriptor = None;
     let which = match kind {
         0 => Which::Any,
         1 => Which::Process(id as u32),
         2 if id == 0 => Which::Group(call.process.pgid.get()),
         2 => Which::Group(id as u32),
+        3 if id as u32 as i32 >= 0 => {
+            let (file, process) = super::pidfd::process_of(call, id)?;
+            descriptor = Some(file);
+            Which::Exactly(process)
+        }
         _ => return Err(Errno::EINVAL.into()),
     };
-    let found = wait_for_change(call, which, options)?;
+    let found = match (wait_for_change(call, which, options), descriptor) {
+        (Err(Stop::Wait), Some(file)) => {
+            super::pidfd::refuse_to_wait(&file)?;
+            return Err(Stop::Wait);
+        }
+        (found, _) => found?,
+    };
     if info_at != 0 {
         let bytes = match &found {
             None => [0; 128],

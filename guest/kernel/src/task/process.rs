@@ -2,6 +2,7 @@
 
 use super::credentials::Credentials;
 use super::signal::{Actions, Pending};
+use crate::fs::notify::Notifier;
 use crate::fs::{FdTable, FsContext, Node};
 use crate::mem::space::Space;
 use crate::wait::{Tid, WaitQueue, Woken};
@@ -123,6 +124,10 @@ pub struct Process {
     pub stopped: Cell<bool>,
     /// Woken when a child changes.
     pub child_changed: WaitQueue,
+    /// Told when it ends, and when it is waited for (pidfd_open(2)).
+    pub ended: Notifier,
+    /// Nothing is left of it but what descriptors hold.
+    pub reaped: Cell<bool>,
     /// The signal that the parent gets at exit, 0 = none.
     pub exit_signal: Cell<u32>,
     /// Set while a vfork(2) parent waits: its tid.
@@ -211,6 +216,8 @@ impl Process {
             child_state: Cell::new(ChildState::Running),
             stopped: Cell::new(false),
             child_changed: WaitQueue::new(woken),
+            ended: Notifier::new(woken),
+            reaped: Cell::new(false),
             exit_signal: Cell::new(super::signal::SIGCHLD),
             vfork_parent: Cell::new(None),
             has_execed: Cell::new(false),

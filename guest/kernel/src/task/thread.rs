@@ -184,6 +184,9 @@ pub enum State {
     Dead,
 }
 
+/// The thread whose system call is being served, for files whose content depends on who looks (signalfd(2)).
+pub type Calling = Rc<RefCell<Option<Rc<Thread>>>>;
+
 /// What a system call must remember when it runs again.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {

@@ -1,10 +1,7 @@
-//! Signals as a file (signalfd(2)).
-//!
-//! **Not** supported: signals that were sent to one thread (tgkill), and reading the signals of the reader after fork: a descriptor
-//! shows the signals of the process that made it.
+//! Signals as a file (signalfd(2)): those that are pending for the thread that reads or polls, and for its process, whoever made the descriptor.
 
 use super::super::call::Call;
-use super::super::table::{Entry, partial};
+use super::super::table::{Entry, full};
 use super::{check_flags, file, open};
 use crate::errno::{Errno, Result, SysResult};
 use crate::fs::file::flags::{O_CLOEXEC, O_NONBLOCK, O_RDWR};
@@ -12,52 +9,43 @@ use crate::fs::mount::SignalWatcher;
 use crate::fs::notify::Notifier;
 use crate::fs::{File, FileOps};
 use crate::mem::user::Sink;
-use crate::task::process::Process;
 use crate::task::signal::{SIGCHLD, SignalInfo, SignalSet};
+use crate::task::thread::{Calling, Thread};
 use crate::wait::{Readiness, Woken};
-use alloc::rc::{Rc, Weak};
+use alloc::rc::Rc;
 use core::cell::Cell;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
-    partial(
-        282,
-        "signalfd",
-        |call| signalfd(call, 0),
-        "signals to the process that made the descriptor only",
-    ),
-    partial(
-        289,
-        "signalfd4",
-        |call| signalfd(call, call.args[3]),
-        "signals to the process that made the descriptor only",
-    ),
+    full(282, "signalfd", |call| signalfd(call, 0)),
+    full(289, "signalfd4", |call| signalfd(call, call.args[3])),
 ];
 
 /// Bytes of struct signalfd_siginfo.
 const INFO_BYTES: usize = 128;
 
-/// A process' pending signals as a file.
+/// Pending signals as a file.
 pub struct SignalFile {
-    process: Weak<Process>,
+    calling: Calling,
     mask: Cell<SignalSet>,
     notifier: Notifier,
 }
 
 impl SignalFile {
-    fn new(process: &Rc<Process>, mask: SignalSet, woken: &Woken) -> Rc<Self> {
-        Rc::new(Self {
-            process: Rc::downgrade(process),
-            mask: Cell::new(mask),
-            notifier: Notifier::new(woken),
-        })
+    fn new(calling: &Calling, mask: SignalSet, woken: &Woken) -> Rc<Self> {
+        Rc::new(Self { calling: calling.clone(), mask: Cell::new(mask), notifier: Notifier::new(woken) })
+    }
+
+    /// The thread whose signals count: the one that makes the current system call.
+    fn reader(&self) -> Option<Rc<Thread>> {
+        self.calling.borrow().clone()
     }
 }
 
 impl SignalWatcher for SignalFile {
-    fn arrived(&self, pid: u32, signo: u32) {
-        if self.mask.get().contains(signo) && self.process.upgrade().is_some_and(|process| process.pid == pid)
-        {
+    fn arrived(&self, signo: u32) {
+        // Whoever waits looks whether it is for him.
+        if self.mask.get().contains(signo) {
             self.notifier.notify(Readiness::READABLE);
         }
     }
@@ -88,17 +76,21 @@ impl FileOps for SignalFile {
         if sink.remaining() < INFO_BYTES {
             return Err(Errno::EINVAL);
         }
-        let process = self.process.upgrade().ok_or(Errno::EAGAIN)?;
+        let reader = self.reader().ok_or(Errno::EAGAIN)?;
         let mut done = 0;
         while sink.remaining() >= INFO_BYTES {
-            let Some(info) = process.pending.borrow_mut().take(self.mask.get()) else { break };
+            let own = reader.pending.borrow_mut().take(self.mask.get());
+            let info = own.or_else(|| reader.process.pending.borrow_mut().take(self.mask.get()));
+            let Some(info) = info else { break };
             done += sink.put(&encode(&info))?;
         }
         if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) }
     }
 
     fn poll(&self, _file: &File) -> Readiness {
-        let pending = self.process.upgrade().map_or(0, |process| process.pending.borrow().set().0);
+        let pending = self
+            .reader()
+            .map_or(0, |reader| reader.pending.borrow().set().0 | reader.process.pending.borrow().set().0);
         if pending & self.mask.get().0 != 0 { Readiness::READABLE } else { Readiness::empty() }
     }
 
@@ -121,7 +113,7 @@ fn signalfd(call: &Call<'_>, flags: u64) -> SysResult {
         existing.notifier.notify(Readiness::READABLE);
         return Ok(u64::from(fd as u32));
     }
-    let signals = SignalFile::new(&call.process, mask, &call.kernel.woken);
+    let signals = SignalFile::new(&call.kernel.calling, mask, &call.kernel.woken);
     let watcher: Rc<dyn SignalWatcher> = signals.clone();
     call.kernel.fs.watch_signals(Rc::downgrade(&watcher));
     let status = O_RDWR | flags as u32 & O_NONBLOCK;
