@@ -1,7 +1,6 @@
 //: group = "F"
 //: summary = "eventfd, timerfd, signalfd, pidfd: read, write, poll, overflow, cancel, errors"
 //: link = ["static"]
-//: known-failure = "pidfd_open and pidfd_send_signal are not there, signalfd differs (issue 3)"
 #include "net.h"
 #include <sys/eventfd.h>
 #include <sys/pidfd.h>

@@ -1,6 +1,5 @@
 //: group = "F"
 //: summary = "limits that a program runs into: processes, descriptors, pipes, sockets, mappings; everything works afterwards"
-//: known-failure = "sockets and a limit of processes per user are not there yet (issue 3)"
 //: link = ["static"]
 #include "check.h"
 #include <sys/resource.h>
