@@ -59,6 +59,11 @@ impl Snapshotter {
         &self.log
     }
 
+    /// The socket of the store of memory snapshots.
+    pub fn store_socket(&self) -> PathBuf {
+        self.dir.join("store.sock")
+    }
+
     fn metrics_socket(&self) -> PathBuf {
         self.dir.join("metrics.sock")
     }
@@ -74,6 +79,7 @@ impl Snapshotter {
         let mut daemon = node.command("env");
         daemon.arg(format!("SEUSS_LOG={}", std::env::var("SEUSS_LOG").unwrap_or_else(|_| "info".into())));
         daemon.arg(&self.binary).arg("--root").arg(self.root()).arg("--socket").arg(self.socket());
+        daemon.arg("--store-socket").arg(self.store_socket());
         daemon.arg("--metrics-socket").arg(self.metrics_socket()).args(&self.flags);
         daemon.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(daemon.spawn().context("cannot start seuss-snapshotter")?);

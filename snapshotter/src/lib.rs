@@ -2,6 +2,7 @@
 //!
 //! - [`rootfs`]: from a directory or an OCI image to checked EROFS blobs, one per layer;
 //! - `layers`: containerd's snapshots of file systems, with a blob per committed layer (feature `daemon`);
+//! - [`memory`]: the store of memory snapshots as a service;
 //! - [`lookup`]: from a layer's directory to its blob;
 //! - `daemon`: the process around `layers` (feature `daemon`);
 //! - [`oci`]: OCI archives and layouts;
@@ -17,6 +18,7 @@ pub mod erofs;
 #[cfg(feature = "daemon")]
 pub mod layers;
 pub mod lookup;
+pub mod memory;
 pub mod oci;
 pub mod rootfs;
 pub mod snapshot;

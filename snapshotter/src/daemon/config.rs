@@ -89,6 +89,12 @@ pub struct Flags {
     /// Socket for containerd [default: /run/seuss/snapshotter.sock].
     #[arg(long)]
     pub socket: Option<PathBuf>,
+    /// Socket of the store of memory snapshots [default: /run/seuss/store.sock].
+    #[arg(long)]
+    pub store_socket: Option<PathBuf>,
+    /// What memory snapshots may take together [default: half of the size].
+    #[arg(long)]
+    pub memory_budget: Option<Size>,
     /// Socket for metrics and health, HTTP; `none`: no such socket [default: /run/seuss/metrics.sock].
     #[arg(long)]
     pub metrics_socket: Option<PathBuf>,
@@ -114,6 +120,10 @@ pub struct Config {
     pub root: PathBuf,
     /// Socket for containerd.
     pub socket: PathBuf,
+    /// Socket of the store of memory snapshots.
+    pub store_socket: PathBuf,
+    /// What memory snapshots may take.
+    pub memory_budget_bytes: u64,
     /// Socket for metrics and health.
     pub metrics_socket: Option<PathBuf>,
     /// Where layers are kept.
@@ -183,12 +193,23 @@ impl Config {
         };
         let metrics =
             absolute("metrics_socket", flags.metrics_socket, file.metrics_socket, "/run/seuss/metrics.sock")?;
+        let size_bytes = flags.size.or(file.size).map_or_else(|| memory_bytes() / 2, |size| size.0);
         Ok(Self {
+            store_socket: absolute(
+                "store_socket",
+                flags.store_socket,
+                file.store_socket,
+                "/run/seuss/store.sock",
+            )?,
+            memory_budget_bytes: flags
+                .memory_budget
+                .or(file.memory_budget)
+                .map_or(size_bytes / 2, |size| size.0),
             root: absolute("root", flags.root, file.root, "/var/lib/seuss")?,
             socket: absolute("socket", flags.socket, file.socket, "/run/seuss/snapshotter.sock")?,
             metrics_socket: Some(metrics).filter(|path| path != Path::new(NO_SOCKET)),
             image_store: flags.image_store.or(file.image_store).unwrap_or_default(),
-            size_bytes: flags.size.or(file.size).map_or_else(|| memory_bytes() / 2, |size| size.0),
+            size_bytes,
             reserve_bytes: flags.reserve.or(file.reserve).map_or(16 << 20, |size| size.0),
         })
     }

@@ -20,6 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tonic::Code;
 
 use crate::layers::{Kind, Layers};
+use crate::memory::Shelf;
 
 /// Longest request that is read.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -44,6 +45,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RpcLabels, Counter>,
     seconds: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    shelf: Arc<Shelf>,
 }
 
 fn rpc_histogram() -> Histogram {
@@ -51,19 +53,19 @@ fn rpc_histogram() -> Histogram {
     Histogram::new(exponential_buckets(50e-6, 4.0, 10))
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// Nothing is counted yet; figures of memory snapshots come from `shelf`.
+    #[must_use]
+    pub fn new(shelf: Arc<Shelf>) -> Self {
         let requests = Family::<RpcLabels, Counter>::default();
         let seconds: Family<MethodLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(rpc_histogram);
         let mut registry = Registry::with_prefix("seuss_snapshotter");
         registry.register("requests", "Requests of containerd, by method and gRPC code", requests.clone());
         registry.register("request_seconds", "Time that requests took", seconds.clone());
-        Self { registry, requests, seconds }
+        Self { registry, requests, seconds, shelf }
     }
-}
 
-impl Metrics {
     /// A request was answered.
     pub fn rpc(&self, method: &'static str, code: Code, elapsed: Duration) {
         self.requests.get_or_create(&RpcLabels { method, code: format!("{code:?}") }).inc();
@@ -105,6 +107,18 @@ impl Metrics {
         if let Ok(space) = layers.space() {
             gauge("store_size_bytes", "Size of the file system below the store", &[("", space.size_bytes)]);
             gauge("store_free_bytes", "What is free of it", &[("", space.free_bytes)]);
+        }
+        if let Ok(figures) = self.shelf.figures() {
+            gauge("memory_snapshots", "Memory snapshots", &[("", figures.snapshots)]);
+            gauge("memory_budget_bytes", "What memory snapshots may take", &[("", figures.budget_bytes)]);
+            gauge("memory_used_bytes", "What they take", &[("", figures.used_bytes)]);
+            gauge(
+                "memory_evictable_bytes",
+                "What of it could be evicted now",
+                &[("", figures.evictable_bytes)],
+            );
+            gauge("memory_leases", "Leases of memory snapshots", &[("", figures.leases)]);
+            gauge("memory_evicted", "Memory snapshots evicted since the start", &[("", figures.evicted)]);
         }
         text.push_str("# EOF\n");
         text

@@ -17,6 +17,9 @@ use super::notify::notify;
 use super::service::Service;
 use crate::layers::backing::{self, BackingError, Mounted};
 use crate::layers::{Layers, LayersError, Options};
+use crate::memory::channel::Listener;
+use crate::memory::server::Server;
+use crate::memory::{Shelf, ShelfError, ShelfOptions};
 
 /// Why the daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,9 @@ pub enum ServeError {
     /// The store cannot be opened.
     #[error(transparent)]
     Layers(#[from] LayersError),
+    /// The store of memory snapshots cannot be opened.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
     /// A socket cannot be made.
     #[error("cannot listen on {path}: {source}", path = .path.display())]
     Listen {
@@ -60,12 +66,16 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
     };
     let (layers, recovered) = Layers::open(&config.root, options)?;
     tracing::info!(snapshots = recovered.snapshots, swept = recovered.swept, "store is open");
-    let (layers, metrics) = (Arc::new(layers), Arc::new(Metrics::default()));
+    let shelf =
+        Shelf::open(&config.root.join("memory"), ShelfOptions { budget_bytes: config.memory_budget_bytes })?;
+    let (layers, shelf) = (Arc::new(layers), Arc::new(shelf));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&shelf)));
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     if let Some(path) = &config.metrics_socket {
         tokio::spawn(metrics::serve(listen(path)?, Arc::clone(&layers), Arc::clone(&metrics)));
     }
+    serve_store(&config.store_socket, shelf, &layers)?;
     let listener = listen(&config.socket)?;
     tracing::info!(socket = %config.socket.display(), "serving containerd");
     notify("READY=1\nSTATUS=serving containerd");
@@ -81,10 +91,22 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
         .add_service(SnapshotsServer::new(Service::new(layers, metrics)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await?;
-    for path in std::iter::once(&config.socket).chain(&config.metrics_socket) {
+    for path in [&config.socket, &config.store_socket].into_iter().chain(&config.metrics_socket) {
         let _ = fs::remove_file(path);
     }
     Ok(())
+}
+
+/// Serves the store of memory snapshots, on threads of its own.
+fn serve_store(path: &Path, shelf: Arc<Shelf>, layers: &Arc<Layers>) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Listen { path: path.to_owned(), source };
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
+    let listener = Listener::bind(path).map_err(failed)?;
+    let server = Server::new(shelf, Arc::clone(layers));
+    let accept = move || server.run(&listener);
+    std::thread::Builder::new().name("store-accept".to_owned()).spawn(accept).map(drop).map_err(failed)
 }
 
 /// Listens on `path`, for root only. A socket that is there belongs to an earlier daemon: the store's lock says that none is running.

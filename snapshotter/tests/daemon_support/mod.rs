@@ -62,6 +62,8 @@ impl Daemon {
             .arg(self.root())
             .arg("--socket")
             .arg(self.socket())
+            .arg("--store-socket")
+            .arg(self.store_socket())
             .args(["--config", "/dev/null", "--metrics-socket", "none", "--image-store", "disk"])
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -85,6 +87,10 @@ impl Daemon {
 
     fn socket(&self) -> PathBuf {
         self.dir.path().join("sock")
+    }
+
+    pub(crate) fn store_socket(&self) -> PathBuf {
+        self.dir.path().join("store-sock")
     }
 
     pub(crate) fn log(&self) -> String {

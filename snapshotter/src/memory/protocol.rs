@@ -1,0 +1,257 @@
+//! The messages of the store's socket: JSON, one per packet (SOCK_SEQPACKET), descriptors beside it (SCM_RIGHTS).
+//!
+//! A connection begins with [`Request::Hello`]. Every request gets one [`Reply`], but for lists (many `Entry` or `Layer`, then `Done`) and
+//! `Watch` (`Event` until the connection ends). What a connection leases is released when it ends, however it ends.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the protocol; the other side's must be the same.
+pub const VERSION: u32 = 1;
+
+/// Longest message.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Most descriptors beside a message.
+pub const DESCRIPTORS_MAX: usize = 4;
+
+/// What must be equal in a snapshot for a guest to start from it, beside its key. Empty and zero: anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fit {
+    /// Version of the contract between guest and VMM.
+    pub abi_version: u32,
+    /// SHA-256 of the guest image, hexadecimal.
+    pub kernel: String,
+    /// Features that the processor has; a snapshot that needs another does not fit. Empty: not looked at.
+    pub cpu_features: Vec<String>,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// The first message: who asks.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+        /// The tenant whose snapshots are seen (a Kubernetes namespace); empty: the node itself, which sees all.
+        tenant: String,
+    },
+    /// The snapshot of the first of `keys` that there is one of, the deepest where there are several.
+    Find {
+        /// Keys, best first.
+        keys: Vec<String>,
+        /// What must fit.
+        fit: Fit,
+    },
+    /// A new snapshot. Three descriptors: `pages`, `tables`, `manifest`, each read from where it stands to its end, in this order: files,
+    /// or pipes that are written meanwhile.
+    Put {
+        /// Labels.
+        labels: BTreeMap<String, String>,
+        /// Never evicted.
+        pinned: bool,
+    },
+    /// Opens a snapshot and leases it. Three descriptors come back: `manifest`, `pages`, `tables`.
+    Get {
+        /// Which.
+        id: String,
+    },
+    /// Keeps a snapshot, and so its ancestors, until `Release` or the end of the connection.
+    Lease {
+        /// Which.
+        id: String,
+    },
+    /// Undoes one `Lease` or `Get`.
+    Release {
+        /// Which.
+        id: String,
+    },
+    /// All snapshots that the tenant sees, parents before children.
+    List,
+    /// One of them.
+    Stat {
+        /// Which.
+        id: String,
+    },
+    /// Sets labels; one without a value is removed.
+    Label {
+        /// Which.
+        id: String,
+        /// What to set.
+        labels: BTreeMap<String, String>,
+    },
+    /// Pins or unpins.
+    Pin {
+        /// Which.
+        id: String,
+        /// Whether it is never evicted.
+        pinned: bool,
+    },
+    /// A new working set: one descriptor, triples of little-endian u32 (frame, page table, index).
+    WorkingSet {
+        /// Whose.
+        id: String,
+    },
+    /// Removes a snapshot.
+    Remove {
+        /// Which.
+        id: String,
+        /// And everything that builds on it.
+        recursive: bool,
+    },
+    /// Evicts unused leaves until at most `bytes` are used.
+    Shrink {
+        /// How much may stay.
+        bytes: u64,
+    },
+    /// Figures.
+    Usage,
+    /// Digests everything of a snapshot.
+    Verify {
+        /// Which.
+        id: String,
+    },
+    /// Events from now on; the connection is used for nothing else.
+    Watch,
+    /// Image layers.
+    Layers,
+}
+
+/// A snapshot as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its id.
+    pub id: String,
+    /// Its parent's; empty: none.
+    pub parent: String,
+    /// `base`, `function`, `argument`.
+    pub level: String,
+    /// What it is a snapshot of.
+    pub key: String,
+    /// For people.
+    pub name: String,
+    /// Layers of its lineage.
+    pub depth: u32,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// When it was taken, nanoseconds since 1970.
+    pub created_ns: u64,
+    /// When it was last opened, nanoseconds since 1970.
+    pub used_ns: u64,
+    /// Whose it is; empty: everybody's.
+    pub tenant: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Never evicted.
+    pub pinned: bool,
+    /// How many leases it has.
+    pub leases: u64,
+    /// How many snapshots build on it directly.
+    pub children: u64,
+}
+
+/// An image layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerEntry {
+    /// Key or name.
+    pub key: String,
+    /// Its parent's name; empty: none.
+    pub parent: String,
+    /// `active`, `view`, `committed`.
+    pub kind: String,
+    /// Bytes as unpacked.
+    pub unpacked_bytes: u64,
+    /// Bytes of its image; 0: it has none.
+    pub image_bytes: u64,
+    /// sha256 of its image; empty: it has none.
+    pub digest: String,
+}
+
+/// Figures of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// What snapshots may take.
+    pub budget_bytes: u64,
+    /// What they take.
+    pub used_bytes: u64,
+    /// What could be evicted now, one leaf after the other.
+    pub evictable_bytes: u64,
+    /// How many there are.
+    pub snapshots: u64,
+    /// Leases.
+    pub leases: u64,
+    /// How many were evicted since the daemon started.
+    pub evicted: u64,
+}
+
+/// What happened to a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It is new.
+    Added,
+    /// Its labels, pin or working set changed.
+    Changed,
+    /// It was removed.
+    Removed,
+    /// It was evicted.
+    Evicted,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// Not understood, or not allowed in this place.
+    Invalid,
+    /// The peer may not use the store.
+    Denied,
+    /// There is no such snapshot, as far as the tenant sees.
+    NotFound,
+    /// It is leased, pinned, or others build on it.
+    InUse,
+    /// The budget is used up by what cannot be evicted.
+    Full,
+    /// Its bytes are not what was written.
+    Damaged,
+    /// The store failed.
+    Internal,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// Done; the last of a list.
+    Done,
+    /// A snapshot; one of a list.
+    Entry(Entry),
+    /// Find: there is none.
+    Nothing,
+    /// An image layer.
+    Layer(LayerEntry),
+    /// Figures.
+    Usage(Figures),
+    /// Ids that were removed.
+    Removed {
+        /// Children first.
+        ids: Vec<String>,
+    },
+    /// Something happened.
+    Event {
+        /// What.
+        change: Change,
+        /// To which.
+        id: String,
+    },
+    /// Refused.
+    Error {
+        /// Why.
+        refusal: Refusal,
+        /// In words.
+        message: String,
+    },
+}
