@@ -54,8 +54,9 @@ bench: RUNTIMES ?= runc,crun,seuss
 bench: build images ## run the benchmarks; writes target/bench/report.json (RUNS=25 RUNTIMES=runc,crun,seuss)
 	$(SUDO) target/debug/seuss-bench --runs $(RUNS) --runtimes $(RUNTIMES) --containerd $(CONTAINERD)
 
-conformance: build images ## run each conformance program on Linux and in the guest and compare
+conformance: build images ## run each conformance program, and CPython's test suite, on Linux and in the guest and compare
 	cd guest/conformance && $(CARGO) run --quiet --bin seuss-conformance -- run
+	cd guest/conformance && $(CARGO) run --quiet --bin seuss-conformance -- cpython
 
 node: $(SHIM) harness ## a shell inside a private containerd with the shim (CONTAINERD=1.7|2.1); ends when the shell ends
 	$(SUDO) target/debug/seuss-e2e-setup node --runtime $(RUNTIME) --containerd $(CONTAINERD)

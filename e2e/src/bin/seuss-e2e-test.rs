@@ -152,6 +152,8 @@ fn stages() -> Vec<Stage> {
         ));
         stages.push(tests("conformance tool", &conformance, "--lib --bins"));
         stages.push(stage("conformance", &conformance, "cargo run --quiet --bin seuss-conformance -- run"));
+        let subset = "cargo run --quiet --bin seuss-conformance -- cpython --subset";
+        stages.push(stage("cpython", &conformance, subset));
     }
     let mut e2e = tests("e2e", &root, "--package seuss-e2e");
     e2e.env.push(("SEUSS_SHIM", shim));
