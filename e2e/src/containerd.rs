@@ -78,6 +78,9 @@ impl Options {
     }
 }
 
+/// Directories where containerd and CNI mount things, whoever's containerd it is.
+const SHARED_DIRS: [&str; 2] = ["/run/containerd", "/run/netns"];
+
 /// A running private containerd.
 #[derive(Debug)]
 pub struct Containerd {
@@ -87,6 +90,8 @@ pub struct Containerd {
     snapshotter: Option<Snapshotter>,
     tools: Tools,
     options: Options,
+    /// Mounts of the host that the node's mount namespace began with.
+    inherited: Vec<String>,
     namespaces: Namespaces,
 }
 
@@ -100,7 +105,8 @@ impl Containerd {
         let namespaces = Namespaces::create()?;
         let snapshotter =
             options.snapshotter.as_ref().map(|it| Snapshotter::new(&namespaces, &it.binary, &it.flags));
-        let mut node = Self { cri: None, daemon: None, snapshotter, tools, options, namespaces };
+        let inherited = SHARED_DIRS.iter().flat_map(|dir| namespaces.mounts_below(Path::new(dir))).collect();
+        let mut node = Self { cri: None, daemon: None, snapshotter, tools, options, inherited, namespaces };
         config::write(&node)?;
         if node.snapshotter.is_some() {
             node.start_snapshotter()?;
@@ -271,17 +277,14 @@ impl Containerd {
                 left.push(format!("process {} {}", process.pid, process.command));
             }
         }
-        for prefix in [
-            self.namespaces.state(),
-            self.namespaces.root(),
-            Path::new("/run/containerd"),
-            Path::new("/run/netns"),
-        ] {
+        let own = [self.namespaces.state(), self.namespaces.root()];
+        for prefix in own.into_iter().chain(SHARED_DIRS.map(Path::new)) {
             let mounts = self.namespaces.mounts_below(prefix);
             left.extend(
                 mounts
                     .into_iter()
                     .filter(|point| Path::new(point) != prefix && !self.is_store(point))
+                    .filter(|point| !self.inherited.contains(point))
                     .map(|point| format!("mount {point}")),
             );
         }
