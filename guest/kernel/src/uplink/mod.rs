@@ -12,6 +12,9 @@ mod endpoint;
 mod inbox;
 mod restore;
 
+#[cfg(test)]
+mod tests;
+
 pub use endpoint::{Connecting, Endpoint, Owner};
 pub use inbox::COPY_BYTES;
 

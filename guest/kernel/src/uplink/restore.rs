@@ -46,7 +46,8 @@ impl Uplink {
             return Ok(());
         }
         endpoint.begin_anew();
-        for (level, name, value) in endpoint.options.borrow().clone() {
+        let options = endpoint.options.borrow().clone();
+        for (level, name, value) in options {
             endpoint.post_option(level, name.cast_unsigned(), &value);
         }
         let local = endpoint.local.borrow().clone();
