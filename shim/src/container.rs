@@ -52,6 +52,9 @@ pub struct Shared {
 pub struct PodFacts {
     /// Host name.
     pub hostname: String,
+    /// Network namespace, once there is a sandbox. containerd describes those of the pod's containers as `/proc/PID/ns/net` of the sandbox's process, which is
+    /// this one, in containerd's own namespace: so it is the sandbox's that counts.
+    pub network: Option<Network>,
     /// Control group of the shim's process.
     pub process_group: Option<Cgroup>,
     /// The highest OOM preference among its containers, which the process has.
@@ -115,7 +118,11 @@ impl Container {
     pub fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<Arc<Self>, TaskError> {
         let spec = Spec::read(&request.bundle)?;
         let role = spec::role(&spec);
-        let network = spec::network(&spec);
+        let network = match role {
+            Role::Sandbox => shared.pod().network.insert(spec::network(&spec)).clone(),
+            Role::Container { .. } => shared.pod().network.clone().unwrap_or_else(|| spec::network(&spec)),
+            Role::Alone => spec::network(&spec),
+        };
         let owner = Owner { namespace: &shared.namespace, id: &request.id };
         let io = ProcessIo::open(&request.stdio, owner)?;
         let plan = match role {

@@ -4,11 +4,11 @@
 //! namespace (clone(2), network_namespaces(7)): that is how a guest's vCPU thread gets there, while the rest of the shim stays in
 //! containerd's.
 //!
-//! Unsafe: unshare(2), which in general can pull a thread's files or memory from under safe code.
+//! Unsafe: unshare(2), which in general can pull a thread's files or memory from under safe code; an ioctl.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -97,9 +97,24 @@ fn enter(network: &Network) -> Result<(), NetnsError> {
             // SAFETY: NEWNET changes neither the files nor the memory nor the signal handling of this thread, which was started for this
             // purpose; sockets that other threads have open stay as they are.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
-                .map_err(|e| NetnsError::New { source: e.into() })
+                .map_err(|e| NetnsError::New { source: e.into() })?;
+            bring_up_loopback().map_err(|source| NetnsError::New { source })
         }
     }
+}
+
+/// Sets the loopback interface up, as every OCI runtime does in a network namespace that it makes (netdevice(7)).
+fn bring_up_loopback() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: ifreq is a C structure of integers, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (into, byte) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *into = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is complete and outlives the call.
+    let returned = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -122,6 +137,18 @@ mod tests {
         assert_ne!(inside, before);
         assert_eq!(inside, child);
         assert_eq!(here(), before);
+    }
+
+    #[test]
+    fn a_new_namespace_has_loopback() {
+        let talk = || {
+            let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+            std::net::TcpStream::connect(server.local_addr()?).map(drop)
+        };
+        match run_in(&Network::New, talk) {
+            Ok(talked) => assert!(talked.is_ok(), "{talked:?}"),
+            Err(error) => eprintln!("skipped: {error}"),
+        }
     }
 
     #[test]

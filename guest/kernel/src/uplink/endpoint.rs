@@ -33,6 +33,11 @@ const DATAGRAM_HEADER: usize = size_of::<DatagramHeader>();
 pub trait Owner {
     /// `events` happened.
     fn changed(&self, events: Readiness);
+
+    /// User id and inode number of the socket's descriptor, as /proc/net tells them.
+    fn identity(&self) -> (u32, u64) {
+        (0, 0)
+    }
 }
 
 /// How far connecting has come.
@@ -147,6 +152,11 @@ impl Endpoint {
         if let Some(owner) = owner {
             owner.changed(events);
         }
+    }
+
+    pub(super) fn identity(&self) -> (u32, u64) {
+        let owner = self.owner.borrow().as_ref().and_then(Weak::upgrade);
+        owner.map_or((0, 0), |owner| owner.identity())
     }
 
     // ---- state

@@ -10,6 +10,7 @@
 pub mod buffers;
 mod endpoint;
 mod inbox;
+mod listing;
 mod restore;
 
 #[cfg(test)]

@@ -355,6 +355,22 @@ fn after_a_restore_listeners_listen_and_connections_are_lost() {
 }
 
 #[test]
+fn tables_show_who_listens_and_who_is_connected() {
+    let bench = Bench::new();
+    assert_eq!(bench.uplink.table(2, false), "");
+    let _listener = bench.listening();
+    let (_connection, _) = bench.connected();
+    let table = bench.uplink.table(2, false);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("   0: 0100000A:0050 00000000:0000 0A 00000000:00000000 "), "{table}");
+    assert!(lines[1].starts_with("   1: 0100000A:1388 0100000A:0050 01 "), "{table}");
+    assert_eq!(
+        (lines.len(), bench.uplink.table(10, false), bench.uplink.table(2, true)),
+        (2, "".into(), "".into())
+    );
+}
+
+#[test]
 fn handles_and_memory_are_bounded() {
     let bench = Bench::new();
     let opened: Vec<_> = (0..HANDLES_MAX).map(|_| bench.uplink.open(2, 1, 6).unwrap()).collect();

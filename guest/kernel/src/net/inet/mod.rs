@@ -132,6 +132,10 @@ impl Owner for InetSocket {
     fn changed(&self, events: Readiness) {
         self.common.notifier.notify(events);
     }
+
+    fn identity(&self) -> (u32, u64) {
+        (self.common.owner.get().0, self.common.ino.get())
+    }
 }
 
 impl Socket for InetSocket {
