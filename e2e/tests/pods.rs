@@ -3,12 +3,14 @@
 //! runc is the reference: what holds for it must hold for seuss. Run one combination with
 //! `cargo nextest run -p seuss-e2e seuss_1_7`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use seuss_e2e::containerd::{Containerd, Options};
 use seuss_e2e::cri::spec::{ContainerSpec, Sandbox};
 use seuss_e2e::cri::{Cri, log, proto};
+use seuss_e2e::load::{self, Load};
 use seuss_e2e::need::{self, Failure};
 use seuss_e2e::runtime::Runtime;
 use seuss_e2e::tools::Version;
@@ -245,6 +247,36 @@ fn what_cannot_be_executed_is_named(bench: &Bench) -> Result<()> {
     bench.remove(&sandbox)
 }
 
+/// A server whose answers name the request.
+const SERVER: &str = "
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *arguments): pass
+class Server(WSGIServer): request_queue_size = 128
+def answer(environ, start):
+    start('200 OK', [('Content-Type', 'text/plain')])
+    return [f'this is {environ[\"PATH_INFO\"]}'.encode() * 20]
+make_server('', 8000, answer, Server, Quiet).serve_forever()";
+
+fn serves_the_outside_and_its_neighbour(bench: &Bench) -> Result<()> {
+    let sandbox = bench.sandbox("server")?;
+    bench.start_container(&sandbox, &bench.container("server", &["python3", "-c", SERVER]))?;
+    let network = bench.cri().pod_sandbox_status(&sandbox)?.network.context("the pod has no network")?;
+    let server = SocketAddr::new(network.ip.parse()?, 8000);
+    let measured = bench.node.namespaces().in_network(move || {
+        load::wait_for(server, PATIENCE)?;
+        let load = Load { address: server, requests: 100, in_flight: 8 };
+        load.http(|number| format!("this is /{number}").repeat(20))
+    })?;
+    ensure!(measured.latencies.len() == 100, "{} answers", measured.latencies.len());
+    let script = "import urllib.request\n\
+        print(urllib.request.urlopen('http://localhost:8000/x').read()[:10].decode())\n\
+        print(open('/etc/resolv.conf').read().count('nameserver') > 0)";
+    let (status, log) = bench.run(&sandbox, &bench.container("neighbour", &["python3", "-c", script]))?;
+    ensure!(status.exit_code == 0 && log.stdout == "this is /x\nTrue\n", "{status:?} {log:?}");
+    bench.remove(&sandbox)
+}
+
 /// One module per runtime and version, one test per case.
 macro_rules! combinations {
     ($(run $module:ident = $version:ident $runtime:ident;)* cases $cases:tt) => {
@@ -280,5 +312,6 @@ combinations! {
         stats_of_a_running_container,
         out_of_memory_is_told,
         what_cannot_be_executed_is_named,
+        serves_the_outside_and_its_neighbour,
     ]
 }
