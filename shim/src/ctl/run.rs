@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use seuss_abi::spec::ProcessSpec;
+use seuss_abi::spec::{InjectedFile, ProcessSpec};
 use seuss_snapshotter::rootfs::{BlobCache, RootfsError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -176,8 +176,22 @@ fn describe(args: &RunArgs, image: &RootImage, terminal: bool) -> Result<Process
         window,
         hostname: args.hostname.clone().into_bytes(),
         read_only_root: args.read_only,
+        files: name_resolution(image)?,
         ..ProcessSpec::default()
     })
+}
+
+/// Where names are resolved, if the image does not say: as the caller resolves them, whose network the guest has.
+fn name_resolution(image: &RootImage) -> Result<Vec<InjectedFile>, RunError> {
+    let mut files = Vec::new();
+    for path in ["/etc/resolv.conf", "/etc/hosts"] {
+        if image.view.lookup(path.as_bytes())?.is_none()
+            && let Ok(content) = std::fs::read(path)
+        {
+            files.push(InjectedFile { path: path.into(), mode: 0o644, read_only: false, content });
+        }
+    }
+    Ok(files)
 }
 
 /// The image's environment, changed by the command line's, with what every program may expect.

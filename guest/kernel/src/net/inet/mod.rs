@@ -42,6 +42,8 @@ pub struct InetSocket {
     shut_send: Cell<bool>,
     /// A nonblocking connect(2) has begun, and no call has told its end.
     untold: Cell<bool>,
+    /// IP_RECVERR, IPV6_RECVERR.
+    queues_errors: Cell<bool>,
 }
 
 /// socket(2).
@@ -82,6 +84,7 @@ impl InetSocket {
             shut_receive: Cell::new(false),
             shut_send: Cell::new(false),
             untold: Cell::new(false),
+            queues_errors: Cell::new(false),
         });
         let owner: Weak<dyn Owner> = socket.me.clone();
         socket.endpoint.set_owner(owner);

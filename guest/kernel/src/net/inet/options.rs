@@ -7,6 +7,10 @@ use alloc::vec::Vec;
 
 const IP: i32 = 0;
 const IPV6: i32 = 41;
+/// IP_RECVERR.
+const RECVERR: u32 = 11;
+/// IPV6_RECVERR.
+const RECVERR6: u32 = 25;
 const NODELAY: u32 = 1;
 const CORK: u32 = 3;
 const KEEPIDLE: u32 = 4;
@@ -19,6 +23,11 @@ const USER_TIMEOUT: u32 = 18;
 pub(super) fn set(owner: &InetSocket, level: i32, name: u32, value: &[u8]) -> Result {
     if !matches!(level, IP | IPV6 | TCP) || (level == TCP && !owner.is_stream()) {
         return Err(Errno::ENOPROTOOPT);
+    }
+    if matches!((level, name), (IP, RECVERR) | (IPV6, RECVERR6)) {
+        // glibc's resolver insists on it. The queue of errors stays empty; errors are reported by the next call.
+        owner.queues_errors.set(value.first().is_some_and(|byte| *byte != 0));
+        return Ok(());
     }
     if level != TCP {
         return owner.endpoint.set_option(level, name, value);
@@ -46,6 +55,9 @@ pub(super) fn set(owner: &InetSocket, level: i32, name: u32, value: &[u8]) -> Re
 pub(super) fn get(owner: &InetSocket, level: i32, name: u32, room: usize) -> Result<Vec<u8>> {
     if !matches!(level, IP | IPV6 | TCP) || (level == TCP && !owner.is_stream()) {
         return Err(Errno::ENOPROTOOPT);
+    }
+    if matches!((level, name), (IP, RECVERR) | (IPV6, RECVERR6)) {
+        return Ok(i32::from(owner.queues_errors.get()).to_le_bytes().to_vec());
     }
     owner.endpoint.get_option(level, name, room)
 }
