@@ -211,7 +211,7 @@ fn whatever_a_guest_writes_the_vmm_stands() {
     };
     let script = prop::collection::vec(number(), 32).prop_map(|mut words: Vec<u64>| {
         // Mostly an operation that exists, a control page that wants little, and a tail that may be.
-        words[0] %= 12;
+        words[0] %= 20;
         if !words[31].is_multiple_of(4) {
             words[24] = 0;
         }
@@ -243,6 +243,73 @@ fn whatever_a_guest_writes_the_vmm_stands() {
         Ok(())
     });
     outcome.expect("no guest harms the VMM");
+}
+
+// For each of 16 scripts of 256 bytes: seven submissions, and a call with two arguments.
+guest!(submits: concat!(
+    "movabs rbx, 0x608000005000\n mov rbp, 16\n cld\n lea rdi, [r15 + 0x8020]\n xor r12d, r12d\n",
+    "2: mov rsi, rbx\n mov ecx, 224\n rep movsb\n mov r13, rdi\n add r12d, 7\n mov [r15 + 0x8000], r12d\n",
+    "lea rdi, [r15 + 0x2000]\n mov ecx, 32\n rep movsb\n",
+    "int3\n mov rdi, r13\n add rbx, 256\n dec rbp\n jnz 2b\n",
+    call!("1", "0"),
+));
+
+#[test]
+fn whatever_a_guest_submits_the_vmm_stands() {
+    if !kvm() {
+        return;
+    }
+    let argument = || {
+        prop_oneof![
+            3 => 0_u64..12,
+            1 => any::<u64>(),
+            3 => 0x1_0000_0000_u64..0x1_0100_0010,
+        ]
+    };
+    let submission = (1_u64..9, 0_u64..6, argument(), prop_oneof![argument(), Just(4096)], argument());
+    let submission = submission.prop_map(|(command, handle, a, b, c)| {
+        // Mostly sockets that there may be.
+        let (a, b) = if command == 1 { (2 + (a & 8), 1 + (b & 1)) } else { (a, b) };
+        [command | handle << 32, a, b, c]
+    });
+    let script = (prop::collection::vec(submission, 7), 10_u64..18, prop::array::uniform3(argument()));
+    let script = script.prop_map(|(submissions, op, args)| {
+        let words = submissions.into_iter().flatten().chain([op]).chain(args);
+        words.flat_map(u64::to_le_bytes).collect::<Vec<u8>>()
+    });
+    let cases = prop::collection::vec(script, 16);
+    let mut runner = TestRunner::new(Config { cases: 32, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&cases, |scripts| {
+        let started = start(config(), with_data(submits(), &scripts.concat()))
+            .map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let result = started.guest.wait();
+        prop_assert!(matches!(&result, Ok(_) | Err(GuestError::Protocol { .. })), "{result:?}");
+        Ok(())
+    });
+    outcome.expect("no guest harms the VMM");
+}
+
+guest!(head_ahead: concat!("mov dword ptr [r15 + 0x8000], 513\n", call!("10", "0")));
+guest!(provides_the_comm_window: concat!(
+    "mov dword ptr [r15 + 0x8020], 1\n mov qword ptr [r15 + 0x8028], 2\n mov qword ptr [r15 + 0x8030], 1\n",
+    "mov dword ptr [r15 + 0x8040], 2\n mov qword ptr [r15 + 0x8050], 4096\n mov dword ptr [r15 + 0x8000], 2\n",
+    call!("3", "0"),
+));
+guest!(no_such_socket: concat!("mov dword ptr [r15 + 0x8020], 7\n mov dword ptr [r15 + 0x8000], 1\n", call!("1", "0")));
+
+#[test]
+fn broken_submissions_are_named() {
+    if !kvm() {
+        return;
+    }
+    for (code, word) in [
+        (head_ahead(), "head 513 is not within"),
+        (provides_the_comm_window(), "Provide of socket 0: memory outside of the private window"),
+        (no_such_socket(), "Close of socket 0: there is no such socket"),
+    ] {
+        let message = protocol(code);
+        assert!(message.contains(word), "{message}");
+    }
 }
 
 // An application whose library OS never takes notice, with everything wanted at once: it must not lock the VMM up.
