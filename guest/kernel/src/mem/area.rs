@@ -149,8 +149,30 @@ impl Space {
         self.areas.range(..end).next_back().is_none_or(|(_, area)| area.end <= start)
     }
 
+    /// The highest free range of `len` bytes below [`MMAP_TOP`].
+    fn find_free(&self, len: u64) -> Option<u64> {
+        let (least, ceiling) = self.searched.get();
+        let from = if len >= least { ceiling } else { MMAP_TOP };
+        let found = self.find_free_below(len, from);
+        let Some(found) = found.or_else(|| self.find_free_below(len, MMAP_TOP)) else {
+            self.searched.set((0, MMAP_TOP));
+            return None;
+        };
+        if len <= least || least == 0 {
+            self.searched.set((len, found + len));
+        }
+        Some(found)
+    }
+
+    /// `start..end` was unmapped: a search must look at the free range that it is part of.
+    fn search_from(&self, end: u64) {
+        let (least, ceiling) = self.searched.get();
+        let above = self.areas.range(end..).next().map_or(MMAP_TOP, |(start, _)| *start);
+        self.searched.set((least, ceiling.max(above.min(MMAP_TOP))));
+    }
+
     /// The highest free range of `len` bytes below `top`.
-    fn find_free(&self, len: u64, top: u64) -> Option<u64> {
+    pub(super) fn find_free_below(&self, len: u64, top: u64) -> Option<u64> {
         let mut ceiling = top;
         for area in self.areas.range(..top).rev().map(|(_, area)| area) {
             if area.end < ceiling && ceiling - area.end >= len && is_application_range(ceiling - len, len) {
@@ -178,9 +200,9 @@ impl Space {
                 let hint = hint & !(PAGE_SIZE - 1);
                 let usable =
                     hint >= MMAP_MIN && is_application_range(hint, len) && self.is_free(hint, hint + len);
-                if usable { Ok(hint) } else { self.find_free(len, MMAP_TOP).ok_or(Errno::ENOMEM) }
+                if usable { Ok(hint) } else { self.find_free(len).ok_or(Errno::ENOMEM) }
             }
-            Placement::Low => self.find_free(len, LOW_TOP).ok_or(Errno::ENOMEM),
+            Placement::Low => self.find_free_below(len, LOW_TOP).ok_or(Errno::ENOMEM),
             Placement::Fixed(at) | Placement::FixedNoReplace(at) => {
                 if !page_aligned(at) {
                     return Err(Errno::EINVAL);
@@ -279,6 +301,7 @@ impl Space {
                 self.mark_stale();
             }
         }
+        self.search_from(end);
         Ok(())
     }
 

@@ -86,6 +86,8 @@ pub struct Space {
     frames: Frames,
     tables: PageTables,
     pub(super) areas: BTreeMap<u64, Area>,
+    /// A length and an address above which no free range of that length lies: where a search need not begin anew.
+    pub(super) searched: Cell<(u64, u64)>,
     /// Translations that were taken away or replaced since the last flush.
     stale: Cell<Stale>,
     /// Where the last anonymous fault ended: the next one there is sequential.
@@ -113,6 +115,7 @@ impl Space {
             frames: frames.clone(),
             tables,
             areas: BTreeMap::new(),
+            searched: Cell::new((0, MMAP_TOP)),
             stale: Cell::new(Stale::Nothing),
             last_fault_end: 0,
             chunk: TOUCH_CHUNK,

@@ -4,7 +4,7 @@ use super::area::{Area, Placement, Protection};
 use super::frames::Frames;
 use super::frames::testing::frames;
 use super::pager::SharedMemory;
-use super::space::{Access, Fault, Served, Space};
+use super::space::{Access, Fault, MMAP_TOP, Served, Space};
 use crate::errno::Errno;
 use alloc::rc::Rc;
 use proptest::prelude::*;
@@ -271,5 +271,26 @@ proptest! {
         }
         drop(processes);
         prop_assert_eq!(frames.available(), before);
+    }
+
+    /// Searches that begin where earlier ones ended find what a search of everything finds.
+    #[test]
+    fn the_highest_free_range_is_found(
+        steps in proptest::collection::vec((any::<bool>(), 1u64..6, 0u64..80), 1..200),
+    ) {
+        let frames = frames(256, 1);
+        let mut space = space(&frames);
+        for (maps, pages, at) in steps {
+            let len = pages * PAGE_SIZE;
+            if maps {
+                let expected = space.find_free_below(len, MMAP_TOP);
+                prop_assert_eq!(space.place(Placement::Hint(0), len).ok(), expected);
+                if at % 4 > 0 {
+                    map(&mut space, expected.unwrap(), pages);
+                }
+            } else {
+                space.unmap(MMAP_TOP - (at + pages) * PAGE_SIZE, len).unwrap();
+            }
+        }
     }
 }
