@@ -1,0 +1,326 @@
+//! The store of memory snapshots over its socket: put, find, get, leases, budget, tenants, damage, restarts.
+#![cfg(feature = "daemon")]
+
+mod daemon_support;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use daemon_support::Daemon;
+use seuss_snapshotter::memory::protocol::{Change, Entry, Fit, Refusal};
+use seuss_snapshotter::memory::{Client, ClientError};
+use seuss_snapshotter::snapshot::{CpuSet, Facts, ImageRef, Level, PAGE, Placed, Snapshot, Store};
+
+fn facts(level: Level, key: &str) -> Facts {
+    Facts {
+        level,
+        key: key.into(),
+        name: format!("name of {key}"),
+        abi_version: 2,
+        kernel: [7; 32],
+        cpu: CpuSet { xcr0: 7, xsave_bytes: 832, features: vec!["avx".into(), "sse2".into()] },
+        private_bytes: 16 << 20,
+        reserved_bytes: 4096,
+        pml4_gpa: 0x1_0000_0000,
+        monotonic_ns: 5,
+        boottime_offset_ns: -3,
+        generation: 1,
+        terminal: false,
+        command: "python3 -c x".into(),
+        images: vec![ImageRef { digest: [9; 32], len_bytes: 8192 }],
+        listeners: Vec::new(),
+    }
+}
+
+/// A guest's snapshots before they are put: a directory of the client's own.
+struct Workshop {
+    dir: tempfile::TempDir,
+    store: Store,
+}
+
+impl Workshop {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        Self { dir, store }
+    }
+
+    /// A snapshot of `pages` pages, all of `byte`.
+    fn make(&self, parent: Option<&Snapshot>, level: Level, key: &str, pages: u32, byte: u8) -> Snapshot {
+        let mut draft = self.store.draft(parent).unwrap();
+        let placed: Vec<Placed> =
+            (0..pages).map(|pfn| draft.add_page(pfn, &[byte; PAGE as usize]).unwrap()).collect();
+        draft.add_table(9, &[0xee; PAGE as usize]).unwrap();
+        draft.commit(facts(level, key), &[], &placed).unwrap()
+    }
+
+    fn files(&self, snapshot: &Snapshot) -> [File; 3] {
+        let dir = self.dir.path().join("snapshots").join(snapshot.id().to_string());
+        ["pages", "tables", "manifest"].map(|name| File::open(dir.join(name)).unwrap())
+    }
+
+    fn put(&self, client: &Client, snapshot: &Snapshot) -> Result<Entry, ClientError> {
+        let files = self.files(snapshot);
+        client.put(files.each_ref().map(AsFd::as_fd), &BTreeMap::new(), false)
+    }
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>, wanted: Refusal, text: &str) {
+    match result {
+        Err(ClientError::Refused { refusal, message }) => {
+            assert_eq!(refusal, wanted, "{message}");
+            assert!(message.contains(text), "{message:?} does not say {text:?}");
+        }
+        other => panic!("must be refused, but: {other:?}"),
+    }
+}
+
+fn connect(daemon: &Daemon, tenant: &str) -> Client {
+    Client::connect(&daemon.store_socket(), tenant).unwrap()
+}
+
+fn read(file: &File) -> Vec<u8> {
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn what_is_put_is_found_and_got() {
+    let daemon = Daemon::start(&[]).await;
+    let (client, shop) = (connect(&daemon, ""), Workshop::new());
+    let base = shop.make(None, Level::Base, "python", 4, 1);
+    let function = shop.make(Some(&base), Level::Function, "app", 2, 2);
+    refused(shop.put(&client, &function), Refusal::NotFound, &base.id().to_string());
+    let entry = shop.put(&client, &base).unwrap();
+    assert_eq!((entry.level.as_str(), entry.key.as_str(), entry.depth), ("base", "python", 1));
+    shop.put(&client, &function).unwrap();
+    // Again: it is there.
+    assert_eq!(shop.put(&client, &function).unwrap().id, function.id().to_string());
+
+    let list = client.list().unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!((list[0].children, list[1].parent.clone()), (1, base.id().to_string()));
+    let keys = ["other", "app", "python"].map(String::from);
+    assert_eq!(client.find(&keys, &Fit::default()).unwrap().unwrap().id, function.id().to_string());
+    assert_eq!(client.find(&keys[2..], &Fit::default()).unwrap().unwrap().id, base.id().to_string());
+    assert_eq!(client.find(&keys[..1], &Fit::default()).unwrap(), None);
+    let fit = Fit { abi_version: 2, kernel: "07".repeat(32), cpu_features: vec!["avx".into(), "sse2".into()] };
+    assert!(client.find(&keys, &fit).unwrap().is_some());
+    assert_eq!(client.find(&keys, &Fit { abi_version: 3, ..fit.clone() }).unwrap(), None);
+    assert_eq!(client.find(&keys, &Fit { cpu_features: vec!["avx".into()], ..fit }).unwrap(), None);
+
+    let got = client.get(&function.id().to_string()).unwrap();
+    let [pages, tables, manifest] = shop.files(&function);
+    assert_eq!(read(&got.pages), read(&pages));
+    assert_eq!(read(&got.tables), read(&tables));
+    assert_eq!(read(&got.manifest), read(&manifest));
+    // Read-only, whoever has them.
+    assert!(got.pages.write_at(b"x", 0).is_err());
+    assert_eq!(got.pages.metadata().unwrap().permissions().mode() & 0o777, 0o400);
+    assert_eq!(got.entry.leases, 1);
+    refused(client.get("00"), Refusal::NotFound, "00");
+}
+
+#[tokio::test]
+async fn pages_are_streamed_through_a_pipe() {
+    let daemon = Daemon::start(&[]).await;
+    let (client, shop) = (connect(&daemon, ""), Workshop::new());
+    let snapshot = shop.make(None, Level::Base, "streamed", 500, 3);
+    let [mut pages, tables, manifest] = shop.files(&snapshot);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let copy = std::thread::spawn(move || std::io::copy(&mut pages, &mut { writer }).unwrap());
+    let entry = client.put([reader.as_fd(), tables.as_fd(), manifest.as_fd()], &BTreeMap::new(), true).unwrap();
+    copy.join().unwrap();
+    assert!(entry.pinned);
+    client.verify(&entry.id).unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_match_its_manifest_is_refused() {
+    let daemon = Daemon::start(&[]).await;
+    let (client, shop) = (connect(&daemon, ""), Workshop::new());
+    let snapshot = shop.make(None, Level::Base, "k", 3, 1);
+    let other = shop.make(None, Level::Base, "k", 3, 2);
+    let [_, tables, manifest] = shop.files(&snapshot);
+    let [wrong, ..] = shop.files(&other);
+    let put = |files: [&File; 3]| client.put(files.map(AsFd::as_fd), &BTreeMap::new(), false);
+    refused(put([&wrong, &tables, &manifest]), Refusal::Damaged, "digest");
+    // The sources stand at their ends now.
+    refused(put([&wrong, &tables, &manifest]), Refusal::Damaged, "manifest");
+    let mut torn = tempfile::tempfile().unwrap();
+    torn.write_all(b"SEUSSNAP rubbish").unwrap();
+    torn.rewind().unwrap();
+    let [pages, tables, _] = shop.files(&snapshot);
+    refused(put([&pages, &tables, &torn]), Refusal::Damaged, "manifest");
+    assert_eq!(client.list().unwrap(), []);
+    assert_eq!(std::fs::read_dir(daemon.root().join("memory/snapshots")).unwrap().count(), 0);
+    // The connection is still good.
+    shop.put(&client, &snapshot).unwrap();
+}
+
+#[tokio::test]
+async fn changed_bytes_are_refused_by_name() {
+    let mut daemon = Daemon::start(&[]).await;
+    let (client, shop) = (connect(&daemon, ""), Workshop::new());
+    let snapshot = shop.make(None, Level::Base, "k", 3, 1);
+    let id = snapshot.id().to_string();
+    shop.put(&client, &snapshot).unwrap();
+    client.get(&id).unwrap();
+    let path = daemon.root().join("memory/snapshots").join(&id).join("pages");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    File::options().write(true).open(&path).unwrap().write_at(b"!", 5000).unwrap();
+    refused(client.get(&id), Refusal::Damaged, &id);
+    refused(client.verify(&id), Refusal::Damaged, &id);
+    daemon.kill();
+    daemon.restart().await;
+    let client = connect(&daemon, "");
+    refused(client.get(&id), Refusal::Damaged, &id);
+    // A refused get leaves no lease.
+    assert_eq!(client.stat(&id).unwrap().leases, 0);
+    client.remove(&id, false).unwrap();
+}
+
+#[tokio::test]
+async fn a_full_store_evicts_unused_leaves() {
+    // Three snapshots of 64 pages fit, four do not.
+    let daemon = Daemon::start(&["--memory-budget", "900KiB"]).await;
+    let (client, shop) = (connect(&daemon, ""), Workshop::new());
+    let base = shop.make(None, Level::Base, "base", 64, 1);
+    let children: Vec<_> =
+        (0..5).map(|n| shop.make(Some(&base), Level::Function, &format!("f{n}"), 64, 10 + n)).collect();
+    let id = |n: usize| children[n].id().to_string();
+    shop.put(&client, &base).unwrap();
+    shop.put(&client, &children[0]).unwrap();
+    shop.put(&client, &children[1]).unwrap();
+    let ids = || client.list().unwrap().into_iter().map(|entry| entry.id).collect::<Vec<_>>();
+    // Used after the other one: that one goes.
+    client.get(&id(0)).unwrap();
+    client.release(&id(0)).unwrap();
+    shop.put(&client, &children[2]).unwrap();
+    assert!(!ids().contains(&id(1)) && ids().contains(&id(0)) && ids().len() == 3);
+    // Leased by somebody else: the third one goes.
+    let holder = connect(&daemon, "");
+    holder.lease(&id(0)).unwrap();
+    shop.put(&client, &children[3]).unwrap();
+    assert!(ids().contains(&id(0)) && !ids().contains(&id(2)));
+    // Leased and pinned: there is no room.
+    client.pin(&id(3), true).unwrap();
+    let figures = client.usage().unwrap();
+    assert_eq!((figures.evictable_bytes, figures.evicted, figures.leases), (0, 2, 1));
+    refused(shop.put(&client, &children[4]), Refusal::Full, "raise memory_budget");
+    assert_eq!(ids().len(), 3);
+    refused(client.remove(&id(0), false), Refusal::InUse, &id(0));
+    refused(client.remove(&base.id().to_string(), true), Refusal::InUse, &id(0));
+    // The end of a connection releases what it leased.
+    drop(holder);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while client.usage().unwrap().leases > 0 {
+        assert!(std::time::Instant::now() < deadline, "the lease stays");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    shop.put(&client, &children[4]).unwrap();
+    assert!(ids().contains(&id(4)) && !ids().contains(&id(0)));
+    // Only what is pinned, and what it builds on, cannot go.
+    client.shrink(0).unwrap();
+    assert_eq!(ids(), [base.id().to_string(), id(3)]);
+}
+
+#[tokio::test]
+async fn tenants_share_the_base_level_only() {
+    let daemon = Daemon::start(&[]).await;
+    let (node, red, blue) = (connect(&daemon, ""), connect(&daemon, "red"), connect(&daemon, "blue"));
+    let shop = Workshop::new();
+    let base = shop.make(None, Level::Base, "python", 2, 1);
+    let function = shop.make(Some(&base), Level::Function, "app", 2, 2);
+    let id = function.id().to_string();
+    shop.put(&red, &base).unwrap();
+    shop.put(&red, &function).unwrap();
+    let keys = ["app", "python"].map(String::from);
+    assert_eq!(red.find(&keys, &Fit::default()).unwrap().unwrap().id, id);
+    assert_eq!(blue.find(&keys, &Fit::default()).unwrap().unwrap().id, base.id().to_string());
+    assert_eq!((red.list().unwrap().len(), blue.list().unwrap().len(), node.list().unwrap().len()), (2, 1, 2));
+    refused(blue.get(&id), Refusal::NotFound, &id);
+    refused(blue.lease(&id), Refusal::NotFound, &id);
+    refused(blue.remove(&id, false), Refusal::NotFound, &id);
+    refused(blue.shrink(0), Refusal::Denied, "node");
+    let argument = shop.make(Some(&function), Level::Argument, "arg", 1, 3);
+    refused(shop.put(&blue, &argument), Refusal::NotFound, &id);
+    shop.put(&red, &argument).unwrap();
+}
+
+#[tokio::test]
+async fn notes_survive_a_kill_and_drafts_do_not() {
+    let mut daemon = Daemon::start(&[]).await;
+    let (client, shop) = (connect(&daemon, "red"), Workshop::new());
+    let base = shop.make(None, Level::Base, "python", 2, 1);
+    let function = shop.make(Some(&base), Level::Function, "app", 2, 2);
+    let id = function.id().to_string();
+    shop.put(&client, &base).unwrap();
+    shop.put(&client, &function).unwrap();
+    client.label(&id, &[("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into()).unwrap();
+    client.label(&id, &[("b".to_owned(), String::new())].into()).unwrap();
+    client.pin(&id, true).unwrap();
+    let mut triples = tempfile::tempfile().unwrap();
+    triples.write_all(&[1u32, 2, 3].map(u32::to_le_bytes).concat()).unwrap();
+    triples.rewind().unwrap();
+    client.working_set(&id, triples.as_fd()).unwrap();
+    let before = client.stat(&id).unwrap();
+    assert_eq!(before.labels, [("a".to_owned(), "1".to_owned())].into());
+    daemon.kill();
+    let memory = daemon.root().join("memory");
+    std::fs::create_dir(memory.join("snapshots/.draft-put-7")).unwrap();
+    std::fs::write(memory.join("snapshots/.draft-put-7/pages"), "half").unwrap();
+    std::fs::write(memory.join("notes").join("0".repeat(32)), "{}").unwrap();
+    daemon.restart().await;
+    let client = connect(&daemon, "red");
+    assert_eq!(client.stat(&id).unwrap(), before);
+    client.verify(&id).unwrap();
+    assert_eq!(std::fs::read_dir(memory.join("snapshots")).unwrap().count(), 2);
+    assert_eq!(std::fs::read_dir(memory.join("notes")).unwrap().count(), 2);
+    let kept = Snapshot::open(&memory.join("snapshots").join(&id)).unwrap();
+    assert_eq!(kept.working_set().len(), 1);
+    // The lease of a guest that runs is taken again by its shim.
+    client.lease(&id).unwrap();
+    refused(client.remove(&id, false), Refusal::InUse, "in use");
+}
+
+#[tokio::test]
+async fn watchers_hear_what_they_may_see() {
+    let daemon = Daemon::start(&[]).await;
+    let (client, shop) = (connect(&daemon, "red"), Workshop::new());
+    let base = shop.make(None, Level::Base, "python", 2, 1);
+    let function = shop.make(Some(&base), Level::Function, "app", 2, 2);
+    let watch = |tenant: &str, count: usize| {
+        let watcher = connect(&daemon, tenant);
+        let (ready, started) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            ready.send(()).unwrap();
+            watcher
+                .watch(|change, id| {
+                    seen.push((change, id.to_owned()));
+                    seen.len() < count
+                })
+                .unwrap();
+            seen
+        });
+        started.recv().unwrap();
+        thread
+    };
+    let (red, blue) = (watch("red", 3), watch("blue", 2));
+    // The watchers' request is under way: give it the time that its answer takes.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let (base_id, id) = (base.id().to_string(), function.id().to_string());
+    shop.put(&client, &base).unwrap();
+    shop.put(&client, &function).unwrap();
+    client.pin(&base_id, true).unwrap();
+    let base_events = [(Change::Added, base_id.clone()), (Change::Changed, base_id)];
+    assert_eq!(blue.join().unwrap(), base_events);
+    let [added, changed] = base_events;
+    assert_eq!(red.join().unwrap(), [added, (Change::Added, id), changed]);
+}
