@@ -4,6 +4,7 @@
 
 pub mod convert;
 pub mod run;
+pub mod store;
 pub mod timings;
 
 use std::path::PathBuf;
@@ -44,6 +45,10 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Make an EROFS image of a directory: a root file system that needs no conversion when a guest starts
     Convert(ConvertArgs),
+    /// Look at the memory snapshots of seuss-snapshotter, and change what is kept
+    Store(store::StoreArgs),
+    /// List the image layers of seuss-snapshotter
+    Layers(store::Where),
 }
 
 /// `seussctl convert`.
@@ -142,6 +147,14 @@ pub fn main() -> ExitCode {
         Command::Run(args) => match run::run(&args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => (error.exit_code(), error.to_string()),
+        },
+        Command::Store(args) => match store::store(&args) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (EXIT_FAILURE, error.to_string()),
+        },
+        Command::Layers(place) => match store::layers(&place) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (EXIT_FAILURE, error.to_string()),
         },
         Command::Convert(args) => match convert::convert(&args) {
             Ok(()) => return ExitCode::SUCCESS,

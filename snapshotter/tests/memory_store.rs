@@ -109,7 +109,8 @@ async fn what_is_put_is_found_and_got() {
     assert_eq!(client.find(&keys, &Fit::default()).unwrap().unwrap().id, function.id().to_string());
     assert_eq!(client.find(&keys[2..], &Fit::default()).unwrap().unwrap().id, base.id().to_string());
     assert_eq!(client.find(&keys[..1], &Fit::default()).unwrap(), None);
-    let fit = Fit { abi_version: 2, kernel: "07".repeat(32), cpu_features: vec!["avx".into(), "sse2".into()] };
+    let fit =
+        Fit { abi_version: 2, kernel: "07".repeat(32), cpu_features: vec!["avx".into(), "sse2".into()] };
     assert!(client.find(&keys, &fit).unwrap().is_some());
     assert_eq!(client.find(&keys, &Fit { abi_version: 3, ..fit.clone() }).unwrap(), None);
     assert_eq!(client.find(&keys, &Fit { cpu_features: vec!["avx".into()], ..fit }).unwrap(), None);
@@ -134,7 +135,8 @@ async fn pages_are_streamed_through_a_pipe() {
     let [mut pages, tables, manifest] = shop.files(&snapshot);
     let (reader, writer) = std::io::pipe().unwrap();
     let copy = std::thread::spawn(move || std::io::copy(&mut pages, &mut { writer }).unwrap());
-    let entry = client.put([reader.as_fd(), tables.as_fd(), manifest.as_fd()], &BTreeMap::new(), true).unwrap();
+    let entry =
+        client.put([reader.as_fd(), tables.as_fd(), manifest.as_fd()], &BTreeMap::new(), true).unwrap();
     copy.join().unwrap();
     assert!(entry.pinned);
     client.verify(&entry.id).unwrap();
@@ -243,7 +245,10 @@ async fn tenants_share_the_base_level_only() {
     let keys = ["app", "python"].map(String::from);
     assert_eq!(red.find(&keys, &Fit::default()).unwrap().unwrap().id, id);
     assert_eq!(blue.find(&keys, &Fit::default()).unwrap().unwrap().id, base.id().to_string());
-    assert_eq!((red.list().unwrap().len(), blue.list().unwrap().len(), node.list().unwrap().len()), (2, 1, 2));
+    assert_eq!(
+        (red.list().unwrap().len(), blue.list().unwrap().len(), node.list().unwrap().len()),
+        (2, 1, 2)
+    );
     refused(blue.get(&id), Refusal::NotFound, &id);
     refused(blue.lease(&id), Refusal::NotFound, &id);
     refused(blue.remove(&id, false), Refusal::NotFound, &id);

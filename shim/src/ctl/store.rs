@@ -14,7 +14,13 @@ use crate::size::{display_bytes, parse_bytes};
 #[derive(Args, Debug)]
 pub struct Where {
     /// The store's socket
-    #[arg(long, value_name = "PATH", env = "SEUSS_STORE", default_value = "/run/seuss/store.sock", global = true)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SEUSS_STORE",
+        default_value = "/run/seuss/store.sock",
+        global = true
+    )]
     pub store: PathBuf,
 
     /// See only what this tenant (Kubernetes namespace) sees
@@ -133,7 +139,11 @@ pub fn store(args: &StoreArgs) -> Result<(), StoreError> {
         StoreCommand::Usage => {
             let figures = client.usage()?;
             println!("snapshots   {}", figures.snapshots);
-            println!("used        {} of {}", display_bytes(figures.used_bytes), display_bytes(figures.budget_bytes));
+            println!(
+                "used        {} of {}",
+                display_bytes(figures.used_bytes),
+                display_bytes(figures.budget_bytes)
+            );
             println!("evictable   {}", display_bytes(figures.evictable_bytes));
             println!("leases      {}", figures.leases);
             println!("evicted     {} since the daemon started", figures.evicted);
