@@ -22,11 +22,11 @@ help: ## show this list
 prepare:
 	@e2e/scripts/prepare.sh cc ip nsenter unshare mount tar find git
 
-build: shim harness ## build the shim, seussctl and the harness
+build: shim harness ## build the shim, seussctl, the snapshotter and the harness
 
 shim: prepare
-	@echo "==> building the shim and seussctl"
-	$(CARGO) build --release --package seuss-shim
+	@echo "==> building the shim, seussctl and the snapshotter"
+	$(CARGO) build --release --package seuss-shim --package seuss-snapshotter
 
 guest: ## build the guest image fast, for work on it: run with SEUSS_KERNEL=target/guest-dev/release/seuss-image
 	cd guest && CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_INCREMENTAL=true \

@@ -21,6 +21,7 @@ pub mod progress;
 pub mod report;
 pub mod runtime;
 pub mod servers;
+pub mod snapshots;
 pub mod snapshotter;
 pub mod summary;
 pub mod tools;

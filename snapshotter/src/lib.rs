@@ -15,6 +15,8 @@ mod compression;
 pub mod daemon;
 pub mod digest;
 pub mod erofs;
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(feature = "daemon")]
 pub mod layers;
 pub mod lookup;

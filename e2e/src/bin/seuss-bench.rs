@@ -12,12 +12,12 @@ use seuss_e2e::phases::run_pod;
 use seuss_e2e::report::{self, Samples};
 use seuss_e2e::runtime::Runtime;
 use seuss_e2e::tools::Version;
-use seuss_e2e::{command, need, paths, progress};
+use seuss_e2e::{command, need, paths, progress, snapshots};
 
 #[derive(Parser)]
 #[command(about = "Runs benchmarks and writes target/bench/report.json", version)]
 struct Args {
-    /// Cases to run; all by default: pod_phases, guest.
+    /// Cases to run; all by default: pod_phases, guest, snapshotter.
     #[arg(long)]
     case: Vec<String>,
     /// Runtimes to compare.
@@ -34,7 +34,7 @@ struct Args {
 /// A benchmark case: its name in the report and the function that measures it.
 type Case = (&'static str, fn(&Args) -> Result<Map<String, Value>>);
 
-const CASES: [Case; 2] = [("pod_phases", pod_phases), ("guest", guest)];
+const CASES: [Case; 3] = [("pod_phases", pod_phases), ("guest", guest), ("snapshotter", snapshotter)];
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -115,6 +115,27 @@ fn pod_phases(args: &Args) -> Result<Map<String, Value>> {
         Value::Object(node.tools().versions().into_iter().map(|(name, line)| (name, line.into())).collect()),
     );
     body.insert("runtimes".into(), Value::Object(runtimes));
+    Ok(body)
+}
+
+/// seuss-snapshotter beside overlayfs: calls, unpacking, memory; and pods under seuss with each of them.
+fn snapshotter(args: &Args) -> Result<Map<String, Value>> {
+    if let Some(reason) = need::missing_for_node(args.containerd, Runtime::Runc) {
+        anyhow::bail!("cannot run here: {reason}");
+    }
+    let size = ["--size", "2GiB"];
+    let kvm = need::missing_kvm().is_none();
+    let runtime = if kvm { Runtime::Seuss } else { Runtime::Runc };
+    let options = || Options::for_runtime(args.containerd, runtime);
+    let node = Containerd::start(options()?.with_snapshotter(&size)?)?;
+    let mut body = snapshots::measure(&node, "python", args.runs)?;
+    if kvm {
+        let mut pods = Map::new();
+        pods.insert("seuss".into(), snapshots::pods(&node, args.runs)?);
+        drop(node);
+        pods.insert("overlayfs".into(), snapshots::pods(&Containerd::start(options()?)?, args.runs)?);
+        body.insert("pods".into(), Value::Object(pods));
+    }
     Ok(body)
 }
 

@@ -105,6 +105,7 @@ fn stages() -> Vec<Stage> {
     let guest = root.join("guest");
     let conformance = guest.join("conformance");
     let shim = paths::target().join("release/containerd-shim-seuss-v2").to_string_lossy().into_owned();
+    let snapshotter = paths::target().join("release/seuss-snapshotter").to_string_lossy().into_owned();
     let nextest = command::find("cargo-nextest").is_some() || home_bin("cargo-nextest");
     let stage = |name, dir: &Path, line: &str| Stage {
         name,
@@ -140,7 +141,11 @@ fn stages() -> Vec<Stage> {
             stages.push(stage(lints, dir, &line));
         }
     }
-    stages.push(stage("shim", &root, "cargo build --quiet --release --package seuss-shim"));
+    stages.push(stage(
+        "shim",
+        &root,
+        "cargo build --quiet --release --package seuss-shim --package seuss-snapshotter",
+    ));
     stages.push(stage("lints image", &guest, "cargo clippy --quiet --package seuss-image -- -D warnings"));
     stages.push(tests("guest", &guest, "--package seuss-abi --package seuss-kernel"));
     stages.push(tests("host", &root, "--workspace --exclude seuss-e2e"));
@@ -155,8 +160,14 @@ fn stages() -> Vec<Stage> {
         let subset = "cargo run --quiet --bin seuss-conformance -- cpython --subset";
         stages.push(stage("cpython", &conformance, subset));
     }
+    // A minute of fuzzing: two targets side by side. More: SEUSS_FUZZ_SECONDS, or snapshotter/fuzz.
+    let mut fuzz = tests("fuzz", &root, "--package seuss-snapshotter --test fuzz");
+    let seconds = std::env::var("SEUSS_FUZZ_SECONDS").unwrap_or_else(|_| "30".to_owned());
+    fuzz.env.push(("SEUSS_FUZZ_SECONDS", seconds));
+    stages.push(fuzz);
     let mut e2e = tests("e2e", &root, "--package seuss-e2e");
     e2e.env.push(("SEUSS_SHIM", shim));
+    e2e.env.push(("SEUSS_SNAPSHOTTER", snapshotter));
     stages.push(e2e);
     stages
 }

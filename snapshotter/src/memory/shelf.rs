@@ -120,10 +120,12 @@ impl Shelf {
         let notes = root.join("notes");
         fs::create_dir_all(&notes).map_err(failed)?;
         let shelf = Self { store, notes, options, state: Mutex::default() };
-        // Our own drafts: no other daemon is here, and nobody else uses the prefix.
+        // Our own drafts, and removals that were cut off: no other daemon is here, and nobody else uses these names.
         for entry in fs::read_dir(shelf.snapshots()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".draft-put-") {
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            if name.starts_with(b".draft-put-") || name.starts_with(b".draft-removed-") {
                 fs::remove_dir_all(entry.path()).map_err(failed)?;
             }
         }

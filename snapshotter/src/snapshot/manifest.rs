@@ -305,7 +305,11 @@ impl Manifest {
             monotonic_ns: body.u64("monotonic clock")?,
             boottime_offset_ns: body.u64("boottime offset")?.cast_signed(),
             generation: body.u64("generation")?,
-            terminal: body.u32("terminal")? != 0,
+            terminal: match body.u32("terminal")? {
+                0 => false,
+                1 => true,
+                other => return Err(format!("terminal is {other}")),
+            },
             command: body.text("command")?,
             images: body.list("images", |body| {
                 Ok(ImageRef { digest: body.array("image digest")?, len_bytes: body.u64("image size")? })
