@@ -243,7 +243,13 @@ impl Runner {
             if let Some(first) = first.take() {
                 self.shared.counters.first_exit_ns.set(first.elapsed().as_nanos() as u64);
             }
-            self.recorder.trace(|| format!("exit: {exit}"));
+            // Where a kick found the guest: many of them make a profile.
+            self.recorder.trace(|| match self.machine.vcpu.registers() {
+                Ok(registers) if matches!(exit, ExitReason::Kicked) => {
+                    format!("exit: {exit} at rip {:#x}", registers.rip)
+                }
+                _ => format!("exit: {exit}"),
+            });
             *last = exit;
             let served = match last {
                 ExitReason::Doorbell => self.doorbell(),
