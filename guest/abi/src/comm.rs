@@ -10,10 +10,11 @@
 //! | 0x4000 | [`crate::event::Ring`] | VMM produces, guest consumes |
 //! | 0x8000 | [`crate::net::Submissions`] | guest produces, VMM consumes |
 //! | 0x10000 | mailbox: process descriptions and other blobs from the VMM | VMM |
+//! | 0x100000 | capture area: what the guest says of its frames ([`crate::snapshot`]) | guest |
 //!
 //! All integers are little-endian; all fields are naturally aligned.
 
-use crate::layout::{COMM_SIZE, IMAGE_WINDOWS_MAX};
+use crate::layout::{COMM_SIZE, IMAGE_WINDOWS_MAX, LAYERS_MAX};
 
 /// Offset of the [`BootBlock`].
 pub const BOOT_OFFSET: u64 = 0x0000;
@@ -34,7 +35,11 @@ pub const SUBMISSIONS_OFFSET: u64 = 0x8000;
 /// Offset of the mailbox.
 pub const MAILBOX_OFFSET: u64 = 0x10000;
 /// Size of the mailbox in bytes: the largest process description (argv, environment, injected files) that fits.
-pub const MAILBOX_SIZE: u64 = COMM_SIZE - MAILBOX_OFFSET;
+pub const MAILBOX_SIZE: u64 = CAPTURE_OFFSET - MAILBOX_OFFSET;
+/// Offset of the capture area.
+pub const CAPTURE_OFFSET: u64 = 0x10_0000;
+/// Size of the capture area in bytes.
+pub const CAPTURE_SIZE: u64 = COMM_SIZE - CAPTURE_OFFSET;
 
 /// `BootBlock::magic`: "SEUSSBT1".
 pub const BOOT_MAGIC: u64 = u64::from_le_bytes(*b"SEUSSBT1");
@@ -47,6 +52,16 @@ pub struct ImageWindow {
     pub gpa: u64,
     /// Length in bytes, a multiple of the page size.
     pub len_bytes: u64,
+}
+
+/// One layer of a snapshot's lineage.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerWindow {
+    /// Guest-physical start, a multiple of the page size.
+    pub gpa: u64,
+    /// Pages, without the index that follows them.
+    pub pages: u64,
 }
 
 /// What a guest learns at entry. The mailbox holds the first process' [`crate::spec::ProcessSpec`] in its first
@@ -77,6 +92,13 @@ pub struct BootBlock {
     pub xsave_bytes: u64,
     /// EROFS windows.
     pub images: [ImageWindow; IMAGE_WINDOWS_MAX],
+    /// 0: this is a boot. Otherwise memory is that of a snapshot, and this is how often its lineage has been restored, this time
+    /// included. Of the fields above only `magic`, `abi_version`, `spec_len_bytes` and `seed` then tell something new.
+    pub generation: u64,
+    /// Number of valid entries in `layers`, base first.
+    pub layer_count: u64,
+    /// Layers.
+    pub layers: [LayerWindow; LAYERS_MAX],
 }
 
 /// The clock page. Times in nanoseconds; `tsc` is what `rdtsc` shows in the guest.

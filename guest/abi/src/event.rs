@@ -62,6 +62,8 @@ pub enum Kind {
     Closed = 11,
     /// The next datagram of socket `a` needs `b` bytes of memory, more than is provided.
     Starved = 12,
+    /// Take a snapshot of level `a` ([`crate::snapshot`]) as soon as possible: [`crate::call::Op::Capture`] follows.
+    Snapshot = 32,
 }
 
 impl Kind {
@@ -81,6 +83,7 @@ impl Kind {
             10 => Self::Connected,
             11 => Self::Closed,
             12 => Self::Starved,
+            32 => Self::Snapshot,
             _ => return None,
         })
     }

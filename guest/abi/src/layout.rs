@@ -11,7 +11,7 @@ pub const LARGE_PAGE_SIZE: u64 = 2 << 20;
 /// Communication window: boot block, clock page, host-call slot, event ring, mailbox. Never part of a snapshot.
 pub const COMM_GPA: u64 = 0;
 /// Size of the communication window in bytes.
-pub const COMM_SIZE: u64 = 1 << 20;
+pub const COMM_SIZE: u64 = 2 << 20;
 
 /// The guest's own memory: kernel image, page tables, heap, application pages. Sized by the memory limit.
 pub const PRIVATE_GPA: u64 = 0x1_0000_0000;
@@ -20,8 +20,14 @@ pub const PRIVATE_MAX: u64 = 64 << 30;
 /// Smallest private window in bytes that a guest boots in.
 pub const PRIVATE_MIN: u64 = 16 << 20;
 
-/// Read-only windows of snapshot layers, base first, each at a multiple of [`LARGE_PAGE_SIZE`].
+/// The read-only layers of a snapshot's lineage, base first, one right behind the other: each is its pages, then their index (one
+/// u32 for each page: the frame of the private window whose content it is), whole pages. So a page of a layer has the same
+/// address in every descendant.
 pub const LAYER_GPA: u64 = 0x40_0000_0000;
+/// Largest size of all layers of one lineage in bytes. The direct map covers it from the beginning.
+pub const LAYERS_BYTES_MAX: u64 = 4 << 30;
+/// Largest number of layers of one lineage.
+pub const LAYERS_MAX: usize = 120;
 /// Read-only windows of the root file system's EROFS blobs, base layer first, each at a multiple of
 /// [`LARGE_PAGE_SIZE`]. The last byte lies below [`PHYSICAL_END`].
 pub const IMAGE_GPA: u64 = 0x60_0000_0000;
@@ -43,7 +49,7 @@ pub const KERNEL_PML4_INDEX: usize = (KERNEL_BASE >> 39) as usize;
 /// End of the application's address space (exclusive), as on Linux with four-level paging.
 pub const USER_END: u64 = 0x7fff_ffff_f000;
 
-/// First instruction of a boot, a restore or a clone. `rsp` is unspecified.
+/// First instruction of a boot, a restore or a clone. `rsp` is unspecified; CR3 holds the library OS's own PML4.
 pub const ENTRY_BOOT: u64 = KERNEL_BASE;
 /// `LSTAR`: the system-call landing pad. Works when entered at CPL 0 (VT-x, SVM) and at CPL 3 (kvm_pvm).
 pub const ENTRY_SYSCALL: u64 = KERNEL_BASE + 0x80;
@@ -101,6 +107,7 @@ pub const DOORBELL_PORT: u16 = 0x5e5;
 const _: () = {
     assert!(COMM_GPA + COMM_SIZE <= PRIVATE_GPA);
     assert!(PRIVATE_GPA + PRIVATE_MAX <= LAYER_GPA);
+    assert!(LAYER_GPA + LAYERS_BYTES_MAX <= IMAGE_GPA);
     assert!(IMAGE_GPA < PHYSICAL_END && PHYSICAL_END <= 512 << 30);
     assert!(KERNEL_PML4_INDEX == DIRECT_PML4_INDEX + 1);
 };

@@ -5,9 +5,10 @@ use crate::{entry, heap};
 use alloc::rc::Rc;
 use alloc::vec;
 use core::cell::OnceCell;
-use seuss_abi::comm::{BOOT_MAGIC, MAILBOX_SIZE};
-use seuss_abi::layout::{DIRECT_BASE, IMAGE_WINDOWS_MAX, PRIVATE_GPA};
+use seuss_abi::comm::{BOOT_MAGIC, BootBlock, MAILBOX_SIZE};
+use seuss_abi::layout::{DIRECT_BASE, IMAGE_WINDOWS_MAX, LAYERS_MAX, PRIVATE_GPA};
 use seuss_abi::{ABI_VERSION, spec::ProcessSpec};
+use seuss_kernel::kernel::capture::Restored;
 use seuss_kernel::kernel::{Boot, Config, Kernel, THREADS_MAX_DEFAULT};
 use seuss_kernel::machine::Machine;
 use seuss_kernel::mem::frames::Frames;
@@ -34,7 +35,6 @@ fn kernel() -> &'static Kernel {
 
 /// The first entry of a guest.
 pub(crate) extern "C" fn boot() -> *mut Context {
-    entry::write_tables();
     let block = Comm.boot_block();
     assert!(block.magic == BOOT_MAGIC, "the boot block has no magic number");
     assert!(
@@ -42,6 +42,9 @@ pub(crate) extern "C" fn boot() -> *mut Context {
         "the VMM speaks ABI version {}, this image {ABI_VERSION}",
         block.abi_version
     );
+    if let Some(kernel) = KERNEL.0.get() {
+        return restore(kernel, &block);
+    }
     let heap_bytes = first_heap_bytes(block.private_bytes);
     let reserved = block.reserved_bytes + heap_bytes;
     assert!(reserved < block.private_bytes, "{} bytes of memory are too few", block.private_bytes);
@@ -51,6 +54,7 @@ pub(crate) extern "C" fn boot() -> *mut Context {
     let frames = unsafe { Frames::new(DIRECT_BASE, PRIVATE_GPA, block.private_bytes, reserved) };
     heap::grow_from(&frames);
 
+    entry::write_tables();
     let machine = Rc::new(Vcpu { xcr0: block.xcr0 });
     let mut blob = vec![0; block.spec_len_bytes.min(MAILBOX_SIZE) as usize];
     machine.read_mailbox(&mut blob);
@@ -66,6 +70,16 @@ pub(crate) extern "C" fn boot() -> *mut Context {
     let boot = Boot { machine, frames, seed: block.seed, images: windows, vdso: VDSO, config };
     let kernel = Kernel::boot(boot, &spec);
     KERNEL.0.get_or_init(|| kernel).on_boot()
+}
+
+/// The first entry of a clone: memory is that of a guest which was captured.
+fn restore(kernel: &Kernel, block: &BootBlock) -> *mut Context {
+    assert!(block.generation > 0, "a restored guest was entered as one that boots");
+    let mut blob = vec![0; block.spec_len_bytes.min(MAILBOX_SIZE) as usize];
+    kernel.machine.read_mailbox(&mut blob);
+    let spec = ProcessSpec::decode(&blob).unwrap_or_else(|error| panic!("{error}"));
+    let layers = &block.layers[..(block.layer_count as usize).min(LAYERS_MAX)];
+    kernel.on_restore(&Restored { generation: block.generation, seed: block.seed, layers, spec })
 }
 
 /// A system call: 1 by the instruction, 0 by a patched site.

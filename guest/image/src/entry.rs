@@ -340,6 +340,7 @@ global_asm!(
 
 unsafe extern "C" {
     static trap_stubs: [u64; 32];
+    static kernel_stack_top: u8;
     static trap_stack_top: u8;
     static fault_stack_top: u8;
     static gate_stack_top: u8;
@@ -348,6 +349,13 @@ unsafe extern "C" {
     fn gate_call_cr2() -> u64;
     fn gate_call_load_cr3(pml4: u64);
     fn gate_call_flush();
+}
+
+/// The library OS's stack, start and end.
+pub(crate) fn stack() -> (u64, u64) {
+    // SAFETY: only the address is taken.
+    let top = (&raw const kernel_stack_top) as u64;
+    (top - STACK_BYTES as u64, top)
 }
 
 /// Ring the doorbell.

@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 use seuss_abi::call::{Op, Slot};
 use seuss_abi::comm::{
-    BOOT_OFFSET, BootBlock, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control, EVENTS_OFFSET, MAILBOX_OFFSET,
+    BOOT_OFFSET, BootBlock, CAPTURE_OFFSET, CAPTURE_SIZE, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control, EVENTS_OFFSET, MAILBOX_OFFSET,
     MAILBOX_SIZE, PAYLOAD_OFFSET, PAYLOAD_SIZE, SLOT_OFFSET, SUBMISSIONS_OFFSET,
 };
 use seuss_abi::event::{Event, RING_ENTRIES, Ring};
@@ -148,6 +148,17 @@ impl Machine for Vcpu {
         let from = (COMM + MAILBOX_OFFSET) as *const u8;
         // SAFETY: the mailbox is that large; the VMM does not write it until the guest has answered.
         unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len) }
+    }
+
+    fn write_capture_area(&self, bytes: &[u8]) {
+        let to = (COMM + CAPTURE_OFFSET) as *mut u8;
+        let len = bytes.len().min(CAPTURE_SIZE as usize);
+        // SAFETY: the area is that large, and nobody else writes it.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, len) }
+    }
+
+    fn stack(&self) -> (u64, u64) {
+        entry::stack()
     }
 
     fn take_attention(&self) -> bool {

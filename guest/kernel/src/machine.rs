@@ -29,6 +29,10 @@ pub trait Machine {
     fn next_event(&self) -> Option<Event>;
     /// Copy `bytes.len()` bytes from the start of the mailbox.
     fn read_mailbox(&self, bytes: &mut [u8]);
+    /// Store `bytes` at the start of the capture area.
+    fn write_capture_area(&self, bytes: &[u8]);
+    /// The library OS's stack, start and end: what lies there is of no use at a restore.
+    fn stack(&self) -> (u64, u64);
     /// Whether the VMM wants attention; resets the mark.
     fn take_attention(&self) -> bool;
     /// Tell the VMM whether a tick should interrupt the application, and when the next timer expires (CLOCK_MONOTONIC).

@@ -6,6 +6,7 @@ use super::file::flags::O_NOCTTY;
 use super::file::{File, FileOps, Whence};
 use super::node::{Kind, Node, S_IFCHR, S_IFDIR, S_IFLNK, make_device, split_device};
 use super::proc::ProcessInfo;
+use super::snapshots::SnapshotDevice;
 use super::tty::{Terminal, TerminalFile};
 use super::walk::Context;
 use crate::errno::{Errno, Result};
@@ -16,6 +17,8 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use seuss_abi::layout::PAGE_SIZE;
 
+/// Minor number of /dev/seuss among the miscellaneous devices, in the range for local use.
+const SEUSS_MINOR: u32 = 240;
 /// Major number of /dev/pts/N.
 const PTS_MAJOR: u32 = 136;
 
@@ -39,6 +42,7 @@ pub fn open(device: u64, node: &Rc<Node>, flags: u32, context: &Context<'_>) -> 
             TerminalFile::open(&env.terminals.of_session(sid).ok_or(Errno::ENXIO)?)?
         }
         (5, 1) => TerminalFile::open(env.terminals.all().first().ok_or(Errno::ENXIO)?)?,
+        (10, SEUSS_MINOR) => Rc::new(SnapshotDevice::new(env)),
         (5, 2) => Terminal::new_pair(env, context.subject.uid)?,
         (PTS_MAJOR, number) => {
             let terminal = env.terminals.get(number).ok_or(Errno::ENXIO)?;
@@ -188,6 +192,7 @@ pub(crate) fn make_tree(env: &Rc<Env>) -> (Rc<Node>, Rc<Node>, Rc<Node>) {
         ("tty", 5, 0, 0o666),
         ("console", 5, 1, 0o620),
         ("ptmx", 5, 2, 0o666),
+        ("seuss", 10, SEUSS_MINOR, 0o666),
     ];
     for (name, major, minor, mode) in devices {
         hang(&root, name, &Node::system(&fs, S_IFCHR | mode, Kind::Device(make_device(major, minor))));

@@ -3,6 +3,7 @@
 use super::host::{Handles, Scratch};
 use super::node::Node;
 use super::overlay::Overlay;
+use super::snapshots::Snapshots;
 use super::tty::Terminals;
 use crate::errno::{Errno, Result};
 use crate::machine::Machine;
@@ -31,6 +32,8 @@ pub struct Env {
     pub uplink: Rc<Uplink>,
     /// Terminals in use.
     pub terminals: Terminals,
+    /// Snapshots that were asked for (/dev/seuss).
+    pub snapshots: Snapshots,
     pub(crate) scratch: Scratch,
     /// Watches of all inotify instances.
     pub(crate) watch_count: Cell<u32>,
@@ -50,6 +53,7 @@ impl Env {
             random: OnceCell::new(),
             handles: Handles::default(),
             terminals: Terminals::default(),
+            snapshots: Snapshots::new(woken),
             scratch: Scratch::default(),
             watch_count: Cell::new(0),
             next_device: Cell::new(0x1a),

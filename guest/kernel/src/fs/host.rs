@@ -28,6 +28,10 @@ const SCRATCH_FRAMES: usize = 16;
 pub trait HandleEvents {
     /// The handle changed; `bits` as in [`seuss_abi::event::Kind::Ready`].
     fn ready(&self, bits: u64);
+
+    /// This is a clone now: the VMM's end of the handle is a new one (`alive`), or there is none. Sockets open their listeners again here, and reset what
+    /// was connected.
+    fn restored(&self, alive: bool);
 }
 
 /// Who is told of which handle's events.
@@ -45,6 +49,21 @@ impl Handles {
         self.0.borrow_mut().remove(&handle);
     }
 
+    /// This is a clone now, whose VMM knows the handles in `alive`.
+    pub fn restored(&self, alive: &[u32]) {
+        let targets: Vec<_> =
+            self.0.borrow().iter().map(|(handle, target)| (*handle, target.upgrade())).collect();
+        for (handle, target) in targets {
+            if !alive.contains(&handle) {
+                // Another handle may get the number.
+                self.unregister(handle);
+            }
+            if let Some(target) = target {
+                target.restored(alive.contains(&handle));
+            }
+        }
+    }
+
     /// A `Ready` event came.
     pub fn ready(&self, handle: u32, bits: u64) {
         let target = self.0.borrow().get(&handle).and_then(Weak::upgrade);
@@ -59,6 +78,11 @@ impl Handles {
 pub struct Scratch(RefCell<Vec<Frame>>);
 
 impl Env {
+    /// Give the frames back: a snapshot need not have them.
+    pub(crate) fn drop_scratch(&self) {
+        self.scratch.0.borrow_mut().clear();
+    }
+
     fn scratch_frames(&self) -> Result<()> {
         let mut scratch = self.scratch.0.borrow_mut();
         while scratch.len() <= SCRATCH_FRAMES {
@@ -151,6 +175,8 @@ pub struct HostStream {
     writable: Cell<bool>,
     hung_up: Cell<bool>,
     failed: Cell<bool>,
+    /// The VMM no longer knows the handle: it was that of a guest whose clone this is.
+    dead: Cell<bool>,
     /// The end was read.
     ended: Cell<bool>,
     ahead: RefCell<VecDeque<u8>>,
@@ -170,6 +196,7 @@ impl HostStream {
             writable: Cell::new(true),
             hung_up: Cell::new(false),
             failed: Cell::new(false),
+            dead: Cell::new(false),
             ended: Cell::new(false),
             ahead: RefCell::default(),
             notifier: Notifier::new(&env.woken),
@@ -246,6 +273,9 @@ impl HostStream {
         if source.remaining() == 0 {
             return Ok(0);
         }
+        if self.dead.get() {
+            return Err(Errno::EPIPE);
+        }
         if !self.writable.get() {
             return Err(Errno::EAGAIN);
         }
@@ -288,6 +318,22 @@ impl HostStream {
 }
 
 impl HandleEvents for HostStream {
+    fn restored(&self, alive: bool) {
+        if self.dead.replace(!alive) {
+            return;
+        }
+        self.hung_up.set(!alive);
+        self.failed.set(false);
+        self.ended.set(!alive);
+        self.readable.set(true);
+        self.writable.set(true);
+        self.notifier.notify(Readiness::READABLE | Readiness::WRITABLE);
+        let listener = self.listener.borrow().as_ref().and_then(Weak::upgrade);
+        if let Some(listener) = listener {
+            listener.restored(alive);
+        }
+    }
+
     fn ready(&self, bits: u64) {
         let mut events = Readiness::empty();
         if bits & (event::READABLE | event::HANGUP) != 0 {
@@ -316,6 +362,9 @@ impl HandleEvents for HostStream {
 
 impl Drop for HostStream {
     fn drop(&mut self) {
+        if self.dead.get() {
+            return;
+        }
         self.env.handles.unregister(self.handle);
         self.env.machine.host_call(Op::Close, [u64::from(self.handle), 0, 0, 0, 0, 0]);
     }

@@ -33,6 +33,7 @@ pub mod overlay;
 pub mod pidfd;
 pub mod pipe;
 pub mod proc;
+pub mod snapshots;
 pub mod sysfs;
 pub mod table;
 pub mod timerfd;

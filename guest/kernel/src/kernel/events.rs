@@ -2,9 +2,11 @@
 
 use super::Kernel;
 use crate::errno::Errno;
+use crate::fs::snapshots::Wanted;
 use crate::task::signal::SignalInfo;
 use alloc::format;
 use alloc::vec;
+use alloc::vec::Vec;
 use seuss_abi::call::Op;
 use seuss_abi::comm::MAILBOX_SIZE;
 use seuss_abi::event::{Event, Kind};
@@ -25,6 +27,9 @@ impl Kernel {
             Some(Kind::Ready) => self.fs.env.handles.ready(event.a, event.b),
             Some(Kind::Signal) => self.signal_from_host(event.a, event.b as u32, event.c == 1),
             Some(Kind::Exec) => self.exec_from_host(event.a, event.b),
+            Some(Kind::Snapshot) => {
+                self.fs.env.snapshots.ask(Wanted { level: u64::from(event.a), key: Vec::new() });
+            }
             Some(Kind::WindowSize) => self.resize(event.a, (event.b as u16, event.c as u16)),
             Some(_) => {
                 self.fs.env.uplink.event(event);

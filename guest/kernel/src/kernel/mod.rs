@@ -3,6 +3,7 @@
 //! All state has interior mutability; nothing here is ever re-entered, since the vCPU is one and the kernel is not preempted. A `RefCell` is
 //! borrowed only for as long as one statement, so that no borrow spans a call into another part.
 
+pub mod capture;
 pub mod deliver;
 pub mod events;
 mod fault_address;

@@ -1,6 +1,7 @@
 //! Entries into the library OS and the choice of the thread to go on with.
 
 use super::Kernel;
+use super::capture::Restored;
 use super::timers::Timer;
 use crate::errno::{Errno, Stop, SysResult};
 use crate::exec::stack::STACK_TOP;
@@ -69,6 +70,12 @@ impl Kernel {
             thread.with_context(|context| context.exact = 1);
         }
         self.leave(true)
+    }
+
+    /// A restore: choose the thread to go on with.
+    pub fn on_restore(&self, restored: &Restored<'_>) -> *mut Context {
+        self.restored(restored);
+        self.leave(false)
     }
 
     /// Start: choose the first thread.
@@ -156,6 +163,11 @@ impl Kernel {
             Ok(Served::CopyOnWrite) => {
                 space.borrow().forgive_fault();
                 self.count(|counters| counters.faults[1] += 1);
+                None
+            }
+            Ok(Served::SnapshotCopy) => {
+                space.borrow().forgive_fault();
+                self.count(|counters| counters.faults[2] += 1);
                 None
             }
             Ok(Served::Demand) => {
@@ -283,6 +295,9 @@ impl Kernel {
     /// gone, or has had its turn (`yields`).
     fn leave(&self, yields: bool) -> *mut Context {
         let yields = self.yielding.take() || yields;
+        if self.fs.env.snapshots.is_wanted() {
+            self.capture();
+        }
         let uplink = &self.fs.env.uplink;
         uplink.flush_if_due();
         let has_events = self.machine.has_event() || uplink.has_deferred();
@@ -369,6 +384,9 @@ impl Kernel {
         self.fs.env.uplink.looked();
         self.slice_start.set(self.machine.tsc());
         self.serve_events();
+        if self.fs.env.snapshots.is_wanted() {
+            self.capture();
+        }
     }
 
     /// Bring a runnable thread to where its application can go on: finish its waiting call, deliver its signals.
@@ -447,7 +465,7 @@ impl Kernel {
     }
 
     /// Move the extended state of its owner out of the CPU.
-    fn park_extended(&self) {
+    pub(super) fn park_extended(&self) {
         if let Some(owner) = self.thread(self.extended_owner.get()) {
             self.save_extended(&owner);
         }
@@ -491,11 +509,11 @@ impl Kernel {
 
     /// End the guest: the library OS cannot go on.
     pub fn panic(&self, message: &str) -> ! {
+        // On the heap: a clone's constants do not lie at the guest-physical address that the image would tell.
+        let message = message.as_bytes().to_vec();
+        let gpa = self.machine.gpa_of(message.as_ptr());
         loop {
-            self.machine.host_call(
-                Op::Panic,
-                [self.machine.gpa_of(message.as_ptr()), message.len() as u64, 0, 0, 0, 0],
-            );
+            self.machine.host_call(Op::Panic, [gpa, message.len() as u64, 0, 0, 0, 0]);
         }
     }
 }

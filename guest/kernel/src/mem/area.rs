@@ -351,7 +351,7 @@ impl Space {
             let (shared, area_end) = (area.shared && area.maybe_written, area.end);
             let changed = self.tables().protect(*at, area_end, &mut |entry| {
                 let gpa = entry & ADDRESS;
-                let own = frames.owns(gpa) && (shared || frames.reference_count(gpa) == 1);
+                let own = frames.is_private(gpa) && (shared || frames.reference_count(gpa) == 1);
                 let mut rights = if protection.is_empty() { 0 } else { U };
                 if own && protection.contains(Protection::WRITE) {
                     rights |= W;

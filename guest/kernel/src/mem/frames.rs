@@ -3,11 +3,16 @@
 //! Unsafe because frames are raw memory: the window is mapped at a fixed distance (the direct map; an mmap in tests), and the allocator hands out
 //! each frame once. Frames are shared by reference count (page tables of forked processes, page cache), and a frame's bytes are reached
 //! only through the copying accessors here, never through a Rust reference that outlives the call.
+//!
+//! **Snapshots.** In a restored guest a frame that is in use need not have its content at its own address: until the first write it lies in a
+//! page of a layer. The frame keeps its number, its references and its place in the private window ([`Frames::home`]), so that nothing that counts
+//! frames changes; only page-table entries of applications point at the layer. Each layer carries an index from its pages back to frames.
 
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use seuss_abi::comm::LayerWindow;
 use seuss_abi::layout::{LARGE_PAGE_SIZE, PAGE_SIZE};
 
 /// Frames in a large page.
@@ -40,6 +45,8 @@ struct Inner {
     free_count: Cell<usize>,
     /// Frames that only the library OS itself may take.
     reserve: Cell<usize>,
+    /// Layers of the snapshot that this guest was restored from, in order of address.
+    layers: RefCell<Vec<LayerWindow>>,
     total: usize,
 }
 
@@ -87,6 +94,7 @@ impl Frames {
             kernel_group: Cell::new(reserved / GROUP),
             free_count: Cell::new(total - reserved),
             reserve: Cell::new(0),
+            layers: RefCell::default(),
             total,
         }))
     }
@@ -235,35 +243,103 @@ impl Frames {
         None
     }
 
+    /// The number of the frame whose content is at `gpa`.
+    ///
+    /// # Panics
+    /// If there is none: a page-table entry was taken for one that owns a frame.
     fn index(&self, gpa: Gpa) -> usize {
-        debug_assert!(self.owns(gpa));
-        ((gpa - self.0.base) / PAGE_SIZE) as usize
+        let home = self.home(gpa).expect("an address of a frame");
+        ((home - self.0.base) / PAGE_SIZE) as usize
+    }
+
+    /// Whether `gpa` is where the content of some frame lies: in the private window or in a layer.
+    #[must_use]
+    pub fn owns(&self, gpa: Gpa) -> bool {
+        self.home(gpa).is_some()
     }
 
     /// Whether `gpa` lies in the private window.
     #[must_use]
-    pub fn owns(&self, gpa: Gpa) -> bool {
+    pub fn is_private(&self, gpa: Gpa) -> bool {
         gpa >= self.0.base && gpa < self.0.base + self.0.total as u64 * PAGE_SIZE
     }
 
-    /// Another reference to a frame that is in use.
+    /// The own address of the frame whose content lies at `gpa`; `None` in windows without frames.
+    #[must_use]
+    pub fn home(&self, gpa: Gpa) -> Option<Gpa> {
+        let page = gpa & !(PAGE_SIZE - 1);
+        if self.is_private(page) {
+            return Some(page);
+        }
+        let layers = self.0.layers.borrow();
+        let after = layers.partition_point(|layer| layer.gpa <= page);
+        let layer = layers.get(after.checked_sub(1)?)?;
+        let number = (page - layer.gpa) / PAGE_SIZE;
+        if number >= layer.pages {
+            return None;
+        }
+        let mut index = [0; 4];
+        self.read(layer.gpa + layer.pages * PAGE_SIZE + number * 4, &mut index);
+        let home = self.0.base + u64::from(u32::from_le_bytes(index)) * PAGE_SIZE;
+        self.is_private(home).then_some(home)
+    }
+
+    /// Give the frame whose content lies in a layer at `gpa` its content in its own place: the first write to it follows. Returns that place.
+    ///
+    /// # Panics
+    /// If no frame's content lies there.
+    #[must_use]
+    pub fn bring_home(&self, gpa: Gpa) -> Gpa {
+        let page = gpa & !(PAGE_SIZE - 1);
+        let home = self.home(page).expect("an address of a frame");
+        if home != page {
+            self.copy_page(page, home);
+        }
+        home
+    }
+
+    /// The layers that hold what frames do not: told at a restore, in order of address.
+    pub fn set_layers(&self, layers: &[LayerWindow]) {
+        *self.0.layers.borrow_mut() = layers.to_vec();
+    }
+
+    /// Start of the private window.
+    #[must_use]
+    pub fn base(&self) -> Gpa {
+        self.0.base
+    }
+
+    /// References to the frame number `pfn` of the window, 0 if it is free.
+    #[must_use]
+    pub fn references(&self, pfn: usize) -> u32 {
+        self.0.counts.borrow().get(pfn).copied().unwrap_or(0)
+    }
+
+    /// The number of the frame at `gpa` in the private window.
+    #[must_use]
+    pub fn pfn(&self, gpa: Gpa) -> Option<u64> {
+        self.is_private(gpa).then(|| (gpa - self.0.base) / PAGE_SIZE)
+    }
+
+    /// Another reference to a frame that is in use, given by where its content lies.
     ///
     /// # Panics
     /// If the frame is free: the reference count is broken.
     #[must_use]
     pub fn share(&self, gpa: Gpa) -> Frame {
+        let index = self.index(gpa);
         let mut counts = self.0.counts.borrow_mut();
-        let count = &mut counts[self.index(gpa)];
+        let count = &mut counts[index];
         assert!(*count > 0, "frame {gpa:#x} is free");
         *count += 1;
-        Frame { gpa: gpa & !(PAGE_SIZE - 1), frames: self.clone() }
+        Frame { gpa: self.home(gpa).unwrap_or(gpa & !(PAGE_SIZE - 1)), frames: self.clone() }
     }
 
     /// Take over a reference that [`Frame::into_gpa`] gave away.
     #[must_use]
     pub fn adopt(&self, gpa: Gpa) -> Frame {
         debug_assert!(self.reference_count(gpa) > 0);
-        Frame { gpa: gpa & !(PAGE_SIZE - 1), frames: self.clone() }
+        Frame { gpa: self.home(gpa).unwrap_or(gpa & !(PAGE_SIZE - 1)), frames: self.clone() }
     }
 
     /// How many references a frame has.
@@ -327,7 +403,7 @@ impl Frames {
 }
 
 impl Frame {
-    /// Guest-physical address of the frame.
+    /// Guest-physical address of the frame: where its content lies, unless it is known only by an entry that points into a layer.
     #[must_use]
     pub fn gpa(&self) -> Gpa {
         self.gpa

@@ -1,12 +1,14 @@
 //! Page tables of one address space (SDM vol. 3, 4.5): four levels, 4 KiB and 2 MiB leaves.
 //!
 //! Tables and the frames that their leaves point at are held by reference count: an entry that maps a frame of the private window owns
-//! one reference to it (a 2 MiB entry owns one to each of its 512 frames). Entries of image and layer windows own nothing.
+//! one reference to it (a 2 MiB entry owns one to each of its 512 frames), and so does one that points at the frame's content in a layer. Entries of image
+//! windows own nothing.
 //! The library OS's own two top-level entries are copied from the first tables and never freed.
 
 use super::frames::{Frame, Frames, Gpa};
 use core::cell::Cell;
-use seuss_abi::layout::{DIRECT_PML4_INDEX, KERNEL_PML4_INDEX, LARGE_PAGE_SIZE, PAGE_SIZE};
+use seuss_abi::layout::{DIRECT_PML4_INDEX, KERNEL_BASE, KERNEL_PML4_INDEX, LARGE_PAGE_SIZE, PAGE_SIZE};
+use seuss_abi::snapshot::WAS_WRITABLE;
 
 /// Present.
 pub const P: u64 = 1;
@@ -26,7 +28,7 @@ pub const NX: u64 = 1 << 63;
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Bits that [`PageTables::protect`] replaces.
-const RIGHTS: u64 = W | U | NX;
+const RIGHTS: u64 = W | U | NX | WAS_WRITABLE;
 const TABLE: u64 = P | W | U;
 
 /// A leaf entry: where it lies, what it holds, how much it maps.
@@ -231,7 +233,7 @@ impl PageTables {
     pub fn protect(&self, start: u64, end: u64, decide: &mut dyn FnMut(u64) -> u64) -> bool {
         let mut changed = false;
         self.for_each(start, end, &mut |slot, entry, _| {
-            let new = entry & !RIGHTS | decide(entry) & RIGHTS;
+            let new = entry & !RIGHTS | decide(entry) & RIGHTS & !WAS_WRITABLE;
             if new != entry {
                 self.frames.store(slot, new);
                 changed = true;
@@ -316,7 +318,7 @@ impl PageTables {
             if step == LARGE_PAGE_SIZE && self.leaf(address).is_some() {
                 let target = child.slot(address, 0)? & !(PAGE_SIZE - 1);
                 self.for_each(address, next.min(end), &mut |slot, entry, _| {
-                    let kept = if keep_write { entry } else { entry & !W };
+                    let kept = if keep_write { entry } else { entry & !(W | WAS_WRITABLE) };
                     if kept != entry {
                         self.frames.store(slot, kept);
                     }
@@ -337,6 +339,15 @@ impl PageTables {
     fn shares_large(&self, address: u64, entry: u64) -> bool {
         let there = self.leaf(address).is_some_and(|leaf| leaf.large && leaf.entry & P != 0);
         there || self.map_large(address, entry & ADDRESS, entry & !ADDRESS)
+    }
+
+    /// Call `visit` with every table whose entries are leaves of 4 KiB, of the application's part.
+    pub fn for_each_leaf_table(&self, visit: &mut dyn FnMut(Gpa)) {
+        for entry in 0..512u64 {
+            if entry != DIRECT_PML4_INDEX as u64 && entry != KERNEL_PML4_INDEX as u64 {
+                visit_leaf_tables(&self.frames, self.frames.load(self.root() + entry * 8), 2, visit);
+            }
+        }
     }
 
     fn missing_span(&self, address: u64) -> u64 {
@@ -373,6 +384,40 @@ impl PageTables {
             }
         }
     }
+}
+
+/// Descend from `entry`, which names a table of `level`, to the tables of level 0.
+fn visit_leaf_tables(frames: &Frames, entry: u64, level: u32, visit: &mut dyn FnMut(Gpa)) {
+    if entry & P == 0 || entry & PS != 0 {
+        return;
+    }
+    let table = entry & ADDRESS;
+    if level == 0 {
+        return visit(table);
+    }
+    (0..512).for_each(|below| visit_leaf_tables(frames, frames.load(table + below * 8), level - 1, visit));
+}
+
+/// The kernel image as the tables at `root` map it: `table` is told of each table of level 0, `page` of each entry in it.
+pub fn visit_kernel_image(
+    frames: &Frames,
+    root: Gpa,
+    table: &mut dyn FnMut(Gpa),
+    page: &mut dyn FnMut(u64, u64),
+) {
+    let top = frames.load(root + KERNEL_PML4_INDEX as u64 * 8);
+    let mut number = 0;
+    visit_leaf_tables(frames, top, 2, &mut |at| {
+        table(at);
+        for below in 0..512 {
+            let entry = frames.load(at + below * 8);
+            if entry & P != 0 {
+                // The image starts its own top-level entry and lies there without a gap of tables.
+                page(KERNEL_BASE + (number * 512 + below) * PAGE_SIZE, entry);
+            }
+        }
+        number += 1;
+    });
 }
 
 impl Drop for PageTables {

@@ -7,13 +7,14 @@
 use super::area::{Area, Backing, Protection};
 use super::frames::{Frames, Gpa};
 use super::pager::MappedPage;
-use super::paging::{A, ADDRESS, D, NX, P, PageTables, U, W};
+use super::paging::{A, ADDRESS, D, Leaf, NX, P, PageTables, U, W};
 use crate::errno::{Errno, Result};
 use crate::kernel::patch::Sites;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use seuss_abi::layout::{DIRECT_BASE, KERNEL_END, LARGE_PAGE_SIZE, PAGE_SIZE, USER_END};
+use seuss_abi::snapshot::WAS_WRITABLE;
 
 /// Lowest address that an application can map (vm.mmap_min_addr).
 pub const MMAP_MIN: u64 = 0x10000;
@@ -66,6 +67,8 @@ pub enum Served {
     Demand,
     /// A private copy was made.
     CopyOnWrite,
+    /// A page of a snapshot's layer came home.
+    SnapshotCopy,
     /// The entry allowed the access already.
     Spurious,
 }
@@ -237,6 +240,10 @@ impl Space {
         }
         if self.frames.owns(gpa) && self.frames.reference_count(gpa) == 1 {
             let leaf = self.tables.leaf(page).ok_or(Fault::NotMapped)?;
+            if !self.frames.is_private(gpa) {
+                self.bring_home(leaf, rights);
+                return Ok(Served::SnapshotCopy);
+            }
             self.frames.store(leaf.slot, (leaf.entry & !NX) | rights);
             return Ok(Served::CopyOnWrite);
         }
@@ -256,6 +263,16 @@ impl Space {
         Ok(Served::CopyOnWrite)
     }
 
+    /// The first write to a page of a layer that only this entry maps: the frame gets its content, and the entry points at it.
+    fn bring_home(&self, leaf: Leaf, rights: u64) {
+        let home = self.frames.bring_home(leaf.entry & ADDRESS);
+        let flags = leaf.entry & !(ADDRESS | NX | WAS_WRITABLE);
+        self.frames.store(leaf.slot, home | flags | rights | A | D);
+        if self.stale.get() == Stale::Nothing {
+            self.stale.set(Stale::OnePage);
+        }
+    }
+
     fn unshare(&mut self, page: u64, gpa: Gpa, rights: u64) -> core::result::Result<(), Fault> {
         let copy = self.frames.allocate_uninit().ok_or(Fault::OutOfMemory)?;
         self.frames.copy_page(gpa, copy.gpa());
@@ -273,6 +290,9 @@ impl Space {
             }
             let gpa = leaf.entry & ADDRESS;
             if self.frames.reference_count(gpa) == 1 {
+                if !self.frames.is_private(gpa) {
+                    return;
+                }
                 self.frames.store(leaf.slot, (leaf.entry & !NX) | rights);
             } else {
                 if self.unshare(page, gpa, rights).is_err() {
@@ -445,12 +465,14 @@ impl Space {
         Err(Fault::OutOfMemory)
     }
 
-    /// The guest-physical address behind an application address.
+    /// What names the memory behind an application address, whoever maps it: the address in its frame's own place. It does not change when
+    /// a page of a layer comes home.
     ///
     /// # Errors
     /// As [`Self::fault`].
     pub fn physical(&mut self, address: u64, access: Access) -> core::result::Result<Gpa, Fault> {
-        self.translate(address, access)
+        let gpa = self.translate(address, access)?;
+        Ok(self.frames.home(gpa).map_or(gpa, |home| home + address % PAGE_SIZE))
     }
 
     fn pieces(
@@ -515,7 +537,13 @@ impl Space {
         let from = self.translate(page, Access::Read).map_err(|_| Errno::EFAULT)?;
         self.tables.split(page).map_err(|_| Errno::ENOMEM)?;
         let mut gpa = from;
-        if !self.frames.owns(from) || self.frames.reference_count(from) > 1 {
+        let only_here = self.frames.owns(from) && self.frames.reference_count(from) == 1;
+        if only_here && !self.frames.is_private(from) {
+            let leaf = self.tables.leaf(page).ok_or(Errno::EFAULT)?;
+            self.bring_home(leaf, Self::rights(protection, false));
+            self.stale.set(Stale::More);
+            gpa = self.frames.home(from).ok_or(Errno::EFAULT)?;
+        } else if !only_here {
             gpa = self.copy_of(from).map_err(|_| Errno::ENOMEM)?;
             let rights = Self::rights(protection, false) | A;
             self.tables.map(page, gpa, rights).map_err(|_| Errno::ENOMEM)?;
@@ -575,17 +603,46 @@ impl Space {
         Ok(child)
     }
 
+    /// Replace all large pages by small ones, as a capture needs them.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfMemory`]: no frame for a table.
+    pub fn split_all(&self) -> core::result::Result<(), Fault> {
+        for area in self.areas.values() {
+            let mut at = area.start;
+            while at < area.end {
+                self.tables.split(at).map_err(|_| Fault::OutOfMemory)?;
+                at = (at & !(LARGE_PAGE_SIZE - 1)) + LARGE_PAGE_SIZE;
+            }
+        }
+        self.stale.set(Stale::More);
+        Ok(())
+    }
+
+    /// Forget what MADV_WIPEONFORK marks: this is a clone.
+    pub fn wipe(&mut self) {
+        for area in self.areas.values().filter(|area| area.wipe_on_fork) {
+            self.tables.unmap(area.start, area.end);
+        }
+        self.stale.set(Stale::More);
+    }
+
+    /// Call `visit` with every page table whose entries are leaves of 4 KiB.
+    pub fn for_each_leaf_table(&self, visit: &mut dyn FnMut(Gpa)) {
+        self.tables.for_each_leaf_table(visit);
+    }
+
     /// The page-table entry of `address`.
     #[must_use]
-    pub fn leaf(&self, address: u64) -> Option<super::paging::Leaf> {
+    pub fn leaf(&self, address: u64) -> Option<Leaf> {
         self.tables.leaf(address)
     }
 
-    pub(super) fn tables(&self) -> &PageTables {
+    pub(crate) fn tables(&self) -> &PageTables {
         &self.tables
     }
 
-    pub(super) fn frames(&self) -> &Frames {
+    pub(crate) fn frames(&self) -> &Frames {
         &self.frames
     }
 

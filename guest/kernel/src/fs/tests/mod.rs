@@ -103,6 +103,10 @@ impl Machine for TestMachine {
         None
     }
     fn read_mailbox(&self, _bytes: &mut [u8]) {}
+    fn write_capture_area(&self, _bytes: &[u8]) {}
+    fn stack(&self) -> (u64, u64) {
+        (0, 0)
+    }
     fn take_attention(&self) -> bool {
         false
     }

@@ -107,6 +107,8 @@ pub struct Terminal {
 }
 
 impl HandleEvents for Terminal {
+    fn restored(&self, _alive: bool) {}
+
     fn ready(&self, _bits: u64) {
         self.serve();
     }

@@ -1,0 +1,200 @@
+//! /dev/seuss: how a program asks for a snapshot, waits for a restore, and learns which clone it is.
+//!
+//! Writing `snapshot LEVEL KEY` (LEVEL is `base`, `function` or `argument`; both may be left out) takes a snapshot and returns when it exists. The write
+//! returns in the guest that goes on and in every clone. Reading gives `generation N`: N is 0 in a guest that was booted, and counts restores along
+//! the lineage in a clone. The first read of a description returns at once, the next one waits until the number has changed; poll(2) and epoll tell it,
+//! too.
+
+use super::env::Env;
+use super::file::{File, FileOps};
+use super::notify::Notifier;
+use crate::errno::{Errno, Result};
+use crate::mem::user::{Sink, Source};
+use crate::wait::{Readiness, Woken};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+/// Longest key in bytes.
+const KEY_MAX: usize = 1024;
+
+/// A snapshot that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Level: 0 base, 1 function, 2 argument.
+    pub level: u64,
+    /// What to call it.
+    pub key: Vec<u8>,
+}
+
+/// What has been asked for, and what has happened.
+pub struct Snapshots {
+    wanted: RefCell<Option<Wanted>>,
+    /// Number of the youngest request, and of the youngest one that is done.
+    asked: Cell<u64>,
+    done: Cell<u64>,
+    /// How that one went: 0 or a negated errno.
+    outcome: Cell<i64>,
+    generation: Cell<u64>,
+    notifier: Notifier,
+}
+
+impl Snapshots {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new(woken: &Woken) -> Self {
+        Self {
+            wanted: RefCell::default(),
+            asked: Cell::new(0),
+            done: Cell::new(0),
+            outcome: Cell::new(0),
+            generation: Cell::new(0),
+            notifier: Notifier::new(woken),
+        }
+    }
+
+    /// Ask for a snapshot; returns the request's number. Of several before the next one is taken, the last one counts.
+    pub fn ask(&self, wanted: Wanted) -> u64 {
+        *self.wanted.borrow_mut() = Some(wanted);
+        self.asked.set(self.asked.get() + 1);
+        self.asked.get()
+    }
+
+    /// Whether a snapshot is to be taken.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.borrow().is_some()
+    }
+
+    /// Take the request.
+    #[must_use]
+    pub fn take(&self) -> Option<Wanted> {
+        self.wanted.borrow_mut().take()
+    }
+
+    /// All requests so far are done, with this result. Said before the snapshot is taken, too, so that a clone finds it so.
+    pub fn finish(&self, outcome: i64) {
+        self.outcome.set(outcome);
+        self.done.set(self.asked.get());
+        self.notifier.notify(Readiness::WRITABLE);
+    }
+
+    /// How often the lineage was restored.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// This is a clone now.
+    pub fn restored(&self, generation: u64) {
+        self.generation.set(generation);
+        self.notifier.notify(Readiness::READABLE);
+    }
+}
+
+/// An open /dev/seuss.
+pub struct SnapshotDevice {
+    env: Rc<Env>,
+    /// The request that a write waits for.
+    asked: Cell<Option<u64>>,
+    /// The generation that was read last.
+    seen: Cell<Option<u64>>,
+}
+
+impl SnapshotDevice {
+    /// A description that has seen nothing yet.
+    #[must_use]
+    pub fn new(env: &Rc<Env>) -> Self {
+        Self { env: env.clone(), asked: Cell::new(None), seen: Cell::new(None) }
+    }
+
+    fn is_new(&self) -> bool {
+        self.seen.get() != Some(self.env.snapshots.generation())
+    }
+}
+
+/// Read a request.
+///
+/// # Errors
+/// EINVAL.
+fn parse(text: &[u8]) -> Result<Wanted> {
+    let mut words = text.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    if words.next() != Some(b"snapshot") {
+        return Err(Errno::EINVAL);
+    }
+    let level = match words.next() {
+        Some(b"base") => 0,
+        Some(b"function") | None => 1,
+        Some(b"argument") => 2,
+        Some(_) => return Err(Errno::EINVAL),
+    };
+    let key = words.next().unwrap_or_default().to_vec();
+    if words.next().is_some() || key.len() > KEY_MAX {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Wanted { level, key })
+}
+
+impl FileOps for SnapshotDevice {
+    fn read(&self, _file: &File, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
+        if !self.is_new() {
+            return Err(Errno::EAGAIN);
+        }
+        let generation = self.env.snapshots.generation();
+        let stored = sink.put(alloc::format!("generation {generation}\n").as_bytes())?;
+        self.seen.set(Some(generation));
+        Ok(stored)
+    }
+
+    fn write(&self, _file: &File, _offset: u64, source: &mut dyn Source) -> Result<usize> {
+        let snapshots = &self.env.snapshots;
+        let len = source.remaining();
+        if let Some(asked) = self.asked.get() {
+            if snapshots.done.get() < asked {
+                return Err(Errno::EAGAIN);
+            }
+            self.asked.set(None);
+            return match snapshots.outcome.get() {
+                0 => Ok(len),
+                failed => Err(Errno(u16::try_from(-failed).unwrap_or(Errno::EIO.0))),
+            };
+        }
+        let mut text = [0; KEY_MAX + 32];
+        if len > text.len() {
+            return Err(Errno::EINVAL);
+        }
+        let taken = source.take(&mut text[..len])?;
+        self.asked.set(Some(snapshots.ask(parse(&text[..taken])?)));
+        Err(Errno::EAGAIN)
+    }
+
+    fn poll(&self, _file: &File) -> Readiness {
+        let mut ready = Readiness::empty();
+        ready.set(Readiness::READABLE, self.is_new());
+        ready.set(
+            Readiness::WRITABLE,
+            self.asked.get().is_none_or(|asked| self.env.snapshots.done.get() >= asked),
+        );
+        ready
+    }
+
+    fn notifier(&self) -> Option<&Notifier> {
+        Some(&self.env.snapshots.notifier)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_parsed() {
+        let wanted = |level, key: &[u8]| Ok(Wanted { level, key: key.to_vec() });
+        assert_eq!(parse(b"snapshot"), wanted(1, b""));
+        assert_eq!(parse(b"snapshot base\n"), wanted(0, b""));
+        assert_eq!(parse(b" snapshot argument  user-7 \n"), wanted(2, b"user-7"));
+        for wrong in [&b""[..], b"snap", b"snapshot other", b"snapshot base a b"] {
+            assert_eq!(parse(wrong), Err(Errno::EINVAL));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Parking for a snapshot, saying what of memory it needs, and waking up as a clone.
+//!
+//! At a capture every thread's registers, extended state and segment bases are in memory, no translation but the library OS's own is loaded, and nothing
+//! that counts is on the stack: so memory alone is the snapshot, and a restore enters where a boot does. The VMM copies while the guest stands still in the
+//! host call; then this guest goes on as it is (decisions/0006).
+//!
+//! **What the VMM is told** is a class for each frame (seuss_abi::snapshot). Frames that only page-table entries of applications name can move into a layer
+//! without anybody noticing; frames that the library OS knows by address (its heap, pages of files, page tables) must be at the same address in the clone.
+
+use super::Kernel;
+use crate::errno::{Errno, Result};
+use crate::fs::snapshots::Wanted;
+use crate::mem::area::Backing;
+use crate::mem::frames::Gpa;
+use crate::mem::paging::{self, ADDRESS, W};
+use crate::mem::space::Space;
+use crate::task::thread::State;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use seuss_abi::call::Op;
+use seuss_abi::comm::LayerWindow;
+use seuss_abi::snapshot::{APPLICATION, COPIED, FRAMES_MAX, FREE, TABLE, set_class};
+use seuss_abi::spec::ProcessSpec;
+
+/// What a clone is told at its first entry.
+#[derive(Debug)]
+pub struct Restored<'a> {
+    /// How often the lineage was restored, this time included.
+    pub generation: u64,
+    /// Seed of the random number generator.
+    pub seed: [u8; 64],
+    /// Layers, in order of address.
+    pub layers: &'a [LayerWindow],
+    /// Host name, files and standard streams of this clone.
+    pub spec: ProcessSpec,
+}
+
+impl Kernel {
+    /// Take the snapshot that was asked for. To be called where nothing on the stack is needed any more.
+    pub(super) fn capture(&self) {
+        let Some(wanted) = self.fs.env.snapshots.take() else { return };
+        let outcome = self.park_all().and_then(|()| self.classify());
+        let outcome = match outcome {
+            Ok(classes) => {
+                self.machine.write_capture_area(&classes);
+                drop(classes);
+                // A clone finds the request done.
+                self.fs.env.snapshots.finish(0);
+                self.call_capture(&wanted)
+            }
+            Err(errno) => -i64::from(errno.0),
+        };
+        if outcome < 0 {
+            self.fs.env.snapshots.finish(outcome);
+        }
+        self.slice_start.set(self.machine.tsc());
+    }
+
+    fn call_capture(&self, wanted: &Wanted) -> i64 {
+        let key = self.machine.gpa_of(wanted.key.as_ptr());
+        self.machine.host_call(Op::Capture, [wanted.level, key, wanted.key.len() as u64, 0, 0, 0])
+    }
+
+    /// Bring everything that the CPU holds into memory.
+    fn park_all(&self) -> Result {
+        self.account();
+        if let Some(thread) = self.current() {
+            self.save_bases(&thread);
+            if thread.state.get() == State::Runnable {
+                self.run_queue.borrow_mut().push_front(thread.tid);
+            }
+        }
+        self.park_extended();
+        *self.current.borrow_mut() = None;
+        // The address space of a process that is gone must not be part of the snapshot because it is loaded.
+        self.machine.load_page_tables(self.config.template_pml4);
+        *self.loaded.borrow_mut() = None;
+        self.fs.env.drop_scratch();
+        for space in self.spaces() {
+            space.borrow().split_all().map_err(|_| Errno::ENOMEM)?;
+        }
+        Ok(())
+    }
+
+    /// Every address space, once.
+    fn spaces(&self) -> Vec<Rc<RefCell<Space>>> {
+        let mut spaces: Vec<Rc<RefCell<Space>>> = Vec::new();
+        for process in self.processes() {
+            let space = process.space();
+            if !spaces.iter().any(|known| Rc::ptr_eq(known, &space)) {
+                spaces.push(space);
+            }
+        }
+        spaces
+    }
+
+    /// The class of every frame, as the capture area holds them.
+    fn classify(&self) -> Result<Vec<u8>> {
+        let total = self.frames.total() as u64;
+        if total > FRAMES_MAX {
+            return Err(Errno::EFBIG);
+        }
+        let mut classes = vec![0u8; (total as usize).div_ceil(4)];
+        let mut set = |gpa: Gpa, class: u8| {
+            if let Some(pfn) = self.frames.pfn(gpa) {
+                set_class(&mut classes, pfn, class);
+            }
+        };
+        let base = self.frames.base();
+        for pfn in 0..total {
+            if self.frames.references(pfn as usize) > 0 {
+                set(base + pfn * 4096, COPIED);
+            }
+        }
+        let stack = self.machine.stack();
+        let mut tables = Vec::new();
+        paging::visit_kernel_image(
+            &self.frames,
+            self.config.template_pml4,
+            &mut |table| tables.push(table),
+            &mut |address, entry| {
+                let unused = address >= stack.0 && address < stack.1;
+                let class = if unused {
+                    FREE
+                } else if entry & W == 0 {
+                    APPLICATION
+                } else {
+                    COPIED
+                };
+                set(entry & ADDRESS, class);
+            },
+        );
+        let spaces = self.spaces();
+        // First what may move, then what must not: a page of a file that is mapped, too, is known by its address.
+        for may_move in [true, false] {
+            for space in &spaces {
+                space.borrow().classify_pages(&mut |gpa, moves| {
+                    if moves == may_move {
+                        // Content in a layer: nothing to save; the frame's own place holds nothing.
+                        let home = self.frames.home(gpa).unwrap_or(gpa);
+                        let class = match (self.frames.is_private(gpa), moves) {
+                            (false, _) => FREE,
+                            (true, true) => APPLICATION,
+                            (true, false) => COPIED,
+                        };
+                        set(home, class);
+                    }
+                });
+            }
+        }
+        for space in &spaces {
+            space.borrow().for_each_leaf_table(&mut |table| tables.push(table));
+        }
+        tables.into_iter().for_each(|table| set(table, TABLE));
+        Ok(classes)
+    }
+
+    /// This is a clone: take over what differs from clone to clone, before any application code runs.
+    pub fn restored(&self, restored: &Restored<'_>) {
+        self.frames.set_layers(restored.layers);
+        self.random.reseed(&restored.seed);
+        self.slice_start.set(self.machine.tsc());
+        self.counters.set(crate::machine::Counters::default());
+        if !restored.spec.hostname.is_empty() {
+            *self.hostname.borrow_mut() = restored.spec.hostname.clone();
+        }
+        if let Err(error) = self.fs.inject(&restored.spec.files) {
+            self.log(2, &alloc::format!("a clone's file: {error}"));
+        }
+        for space in self.spaces() {
+            space.borrow_mut().wipe();
+        }
+        self.fs.env.handles.restored(&restored.spec.stdio);
+        self.fs.env.snapshots.restored(restored.generation);
+        let pid = self.process_of_token(0).map_or(0, |process| process.pid);
+        self.machine.host_call(Op::Started, [0, u64::from(pid), 0, 0, 0, 0]);
+    }
+}
+
+impl Space {
+    /// Tell of each page that is mapped: where its content lies, and whether it may move (nobody but page-table entries knows where it is).
+    fn classify_pages(&self, visit: &mut dyn FnMut(Gpa, bool)) {
+        let frames = self.frames().clone();
+        for area in self.areas() {
+            let object = area.shared || matches!(area.backing, Backing::Object { .. });
+            self.tables().for_each(area.start, area.end, &mut |_, entry, _| {
+                let gpa = entry & ADDRESS;
+                if frames.owns(gpa) {
+                    visit(gpa, !(object && frames.reference_count(gpa) > 1));
+                }
+            });
+        }
+    }
+}
