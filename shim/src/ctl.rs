@@ -1,9 +1,12 @@
 //! `seussctl`: what people use.
 //!
-//! Owns the command line. `seussctl run` ([`run`]) drives the same code as a container does, without containerd.
+//! Owns the command line. `seussctl run` ([`run`]) drives the same code as a container does, without containerd; `snapshot` ([`snapshot`]) and `clone`
+//! ([`clones`]) work on a local store of memory snapshots.
 
+pub mod clones;
 pub mod convert;
 pub mod run;
+pub mod snapshot;
 pub mod store;
 pub mod timings;
 
@@ -43,6 +46,11 @@ pub struct Cli {
 pub enum Command {
     /// Run a program in a guest, connected to this terminal or pipe
     Run(Box<RunArgs>),
+    /// Take memory snapshots, look at them, remove them
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Start clones of a snapshot, one after the other, and say how long each phase took
+    Clone(clones::CloneArgs),
     /// Make an EROFS image of a directory: a root file system that needs no conversion when a guest starts
     Convert(ConvertArgs),
     /// Look at the memory snapshots of seuss-snapshotter, and change what is kept
@@ -80,8 +88,20 @@ pub struct ConvertArgs {
 )]
 pub struct RunArgs {
     /// Root file system: a directory, an OCI image layout (directory or tar archive, also `docker save`'s), or an EROFS image
-    #[arg(long, value_name = "PATH")]
-    pub rootfs: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "from", conflicts_with = "from")]
+    pub rootfs: Option<PathBuf>,
+
+    /// Store of memory snapshots: the program may take some (/dev/seuss)
+    #[arg(long, value_name = "DIR", env = "SEUSS_STORE")]
+    pub store: Option<PathBuf>,
+
+    /// Go on from a snapshot of the store (name, id, or beginning of an id) instead of starting a program
+    #[arg(long, value_name = "SNAPSHOT", requires = "store", conflicts_with_all = ["program", "image", "env", "cwd", "user"])]
+    pub from: Option<String>,
+
+    /// Name of snapshots that the program takes without naming a key
+    #[arg(long, value_name = "NAME", requires = "store", default_value = "")]
+    pub snapshot_name: String,
 
     /// Which image, by name, if the archive holds several
     #[arg(long, value_name = "NAME")]
@@ -143,24 +163,21 @@ pub fn main() -> ExitCode {
         }
     };
     crate::logging::to_stderr();
-    let (code, error) = match cli.command {
-        Command::Run(args) => match run::run(&args) {
-            Ok(code) => return ExitCode::from(code),
-            Err(error) => (error.exit_code(), error.to_string()),
-        },
-        Command::Store(args) => match store::store(&args) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => (EXIT_FAILURE, error.to_string()),
-        },
-        Command::Layers(place) => match store::layers(&place) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => (EXIT_FAILURE, error.to_string()),
-        },
-        Command::Convert(args) => match convert::convert(&args) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => (EXIT_FAILURE, error.to_string()),
-        },
+    let ran = |outcome: Result<u8, run::RunError>| outcome.map_err(|error| (error.exit_code(), error.to_string()));
+    let done = |outcome: Result<(), String>| outcome.map(|()| 0).map_err(|error| (EXIT_FAILURE, error));
+    let outcome = match cli.command {
+        Command::Run(args) => ran(run::run(&args)),
+        Command::Snapshot(command) => ran(snapshot::run(&command)),
+        Command::Clone(args) => ran(clones::run(&args)),
+        Command::Convert(args) => done(convert::convert(&args).map_err(|error| error.to_string())),
+        Command::Store(args) => done(store::store(&args).map_err(|error| error.to_string())),
+        Command::Layers(place) => done(store::layers(&place).map_err(|error| error.to_string())),
     };
-    eprintln!("seussctl: {error}");
-    ExitCode::from(code)
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err((code, error)) => {
+            eprintln!("seussctl: {error}");
+            ExitCode::from(code)
+        }
+    }
 }

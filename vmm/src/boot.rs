@@ -5,9 +5,12 @@ use std::mem::{MaybeUninit, offset_of};
 use rustix::rand::{GetRandomFlags, getrandom};
 use seuss_abi::ABI_VERSION;
 use seuss_abi::comm::{
-    BOOT_MAGIC, BOOT_OFFSET, BootBlock, CLOCK_OFFSET, CONTROL_OFFSET, Control, MAILBOX_OFFSET, MAILBOX_SIZE,
+    BOOT_MAGIC, BOOT_OFFSET, BootBlock, CLOCK_OFFSET, CONTROL_OFFSET, Control, LayerWindow, MAILBOX_OFFSET,
+    MAILBOX_SIZE,
 };
-use seuss_abi::layout::{COMM_GPA, LARGE_PAGE_SIZE, PAGE_SIZE, PRIVATE_GPA, PRIVATE_MAX, PRIVATE_MIN};
+use seuss_abi::layout::{
+    COMM_GPA, LARGE_PAGE_SIZE, LAYERS_MAX, PAGE_SIZE, PRIVATE_GPA, PRIVATE_MAX, PRIVATE_MIN,
+};
 
 use crate::clock::GuestClock;
 use crate::error::StartError;
@@ -47,7 +50,7 @@ pub(crate) fn encode(spec: &seuss_abi::spec::ProcessSpec) -> Result<Vec<u8>, Sta
 }
 
 /// 64 bytes from the kernel's generator.
-fn seed() -> Result<[u8; 64], StartError> {
+pub(crate) fn seed() -> Result<[u8; 64], StartError> {
     let mut seed = [MaybeUninit::uninit(); 64];
     let failed = |errno: rustix::io::Errno| StartError::Host {
         operation: "get random bytes",
@@ -88,6 +91,9 @@ pub(crate) fn load(
         xcr0: features.xcr0,
         xsave_bytes: features.xsave_bytes,
         images: memory.image_windows(),
+        generation: 0,
+        layer_count: 0,
+        layers: [LayerWindow::default(); LAYERS_MAX],
     };
     let comm = memory.comm();
     let at = |offset: u64| Gpa(COMM_GPA + offset);

@@ -1,8 +1,11 @@
 //! What a guest is made of: [`GuestConfig`] and the descriptors that go with it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use seuss_abi::spec::ProcessSpec;
+
+use crate::snapshot::{Origin, SnapshotSink};
 
 /// Everything that [`crate::Guest::start`] needs.
 #[derive(Debug)]
@@ -18,6 +21,23 @@ pub struct GuestConfig {
     pub stdio: Stdio,
     /// Name of the guest in logs and (its first 15 bytes) of the vCPU thread.
     pub name: String,
+    /// Where snapshots go that the guest or [`crate::Guest::snapshot`] asks for; without it they are refused.
+    pub snapshots: Option<SnapshotSink>,
+}
+
+/// What [`crate::Guest::restore`] needs.
+#[derive(Debug)]
+pub struct CloneConfig {
+    /// The snapshot.
+    pub origin: Arc<Origin>,
+    /// What the clone is told: of the description, `hostname` and `files` count. `stdio` is overwritten.
+    pub process: ProcessSpec,
+    /// Descriptors in place of the first process'.
+    pub stdio: Stdio,
+    /// As in [`GuestConfig`].
+    pub name: String,
+    /// As in [`GuestConfig`].
+    pub snapshots: Option<SnapshotSink>,
 }
 
 /// One EROFS blob, mapped read-only into the guest.

@@ -83,6 +83,14 @@ pub enum StartError {
     /// The process description has no arguments.
     #[error("the process has no arguments: at least the program's name is needed")]
     NoArguments,
+    /// A snapshot's lists lead out of memory.
+    #[error("snapshot {id} is damaged: it names {what}, which is not there")]
+    Snapshot {
+        /// The snapshot.
+        id: String,
+        /// What it names.
+        what: String,
+    },
     /// KVM refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),

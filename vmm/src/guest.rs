@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 use seuss_abi::comm::MAILBOX_SIZE;
 use seuss_abi::event::{Event, Kind};
 use seuss_abi::spec::ProcessSpec;
+use seuss_snapshotter::snapshot::Level;
 
 use crate::boot;
 use crate::clock::{GuestClock, Sample, measure_tsc_khz};
-use crate::config::{GuestConfig, Stdio};
+use crate::config::{CloneConfig, GuestConfig, Stdio};
 use crate::error::{GuestError, RequestError, StartError};
 use crate::handles::Handles;
 use crate::hypervisor::Hypervisor;
 use crate::kernel::KernelImage;
-use crate::memory::Memory;
-use crate::run::{EventSink, GuestEvent, Parts, Runner, thread};
+use crate::memory::{Gpa, Memory};
+use crate::run::{EventSink, GuestEvent, Parts, Runner, Snapshots, thread};
 use crate::shared::{Request, Shared};
 use crate::shell::Shell;
+use crate::snapshot::restore::{self, TimeShift};
 use crate::stats::{GuestStats, StartTimings};
 use crate::status::WaitStatus;
 
@@ -63,6 +65,27 @@ impl Guest {
         let span = tracing::info_span!("start", guest = config.name);
         let _entered = span.enter();
         start(config, kernel, Box::new(events))
+    }
+
+    /// Start a clone of a snapshot. The first process is told of as if it had started ([`GuestEvent::ExecStarted`] with token 0).
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind.
+    pub fn restore(
+        config: CloneConfig,
+        events: impl FnMut(GuestEvent) + Send + 'static,
+    ) -> Result<Self, StartError> {
+        let span = tracing::info_span!("restore", guest = config.name, snapshot = %config.origin.id());
+        let _entered = span.enter();
+        restore(config, Box::new(events))
+    }
+
+    /// Ask the guest for a snapshot of `level`; [`GuestEvent::Captured`] answers.
+    ///
+    /// # Errors
+    /// [`RequestError::Ended`], [`RequestError::Busy`].
+    pub fn snapshot(&self, level: Level) -> Result<(), RequestError> {
+        self.post(Kind::Snapshot, level.number(), 0, 0)
     }
 
     /// Kernel thread id of the vCPU thread: what containerd is told as the container's pid.
@@ -189,7 +212,7 @@ fn timed<T>(into: &mut Duration, phase: impl FnOnce() -> T) -> T {
 fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<Guest, StartError> {
     let started = Instant::now();
     let mut timings = StartTimings::default();
-    let GuestConfig { memory_bytes, images, mut process, stdio, name } = config;
+    let GuestConfig { memory_bytes, images, mut process, stdio, name, snapshots } = config;
     let private_bytes = boot::private_bytes(memory_bytes, &kernel)?;
     let hypervisor = timed(&mut timings.hypervisor, Hypervisor::shared)?;
     let shared = Arc::new(Shared::new(name).map_err(|errno| host("make an eventfd")(errno.into()))?);
@@ -217,10 +240,75 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
         kernel,
         reserved_bytes: loaded.reserved_bytes,
         events,
+        snapshots: Snapshots {
+            sink: snapshots,
+            parent: None,
+            pml4: loaded.pml4,
+            shift: TimeShift::default(),
+            generation: 0,
+        },
     };
+    launch(parts, timings, started)
+}
+
+fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> {
+    let started = Instant::now();
+    let mut timings = StartTimings::default();
+    let CloneConfig { origin, mut process, stdio, name, snapshots } = config;
+    let manifest = origin.manifest();
+    let kernel = KernelImage::chosen()?;
+    let hypervisor = timed(&mut timings.hypervisor, Hypervisor::shared)?;
+    let shared = Arc::new(Shared::new(name).map_err(|errno| host("make an eventfd")(errno.into()))?);
+    let wake = shared.wake_descriptor().map_err(|errno| host("duplicate an eventfd")(errno.into()))?;
+    let mut handles = Handles::new(wake).map_err(|errno| host("make an epoll instance")(errno.into()))?;
+    process.stdio =
+        handles.adopt_first(stdio).map_err(|errno| host("use the standard descriptors")(errno.into()))?;
+    let spec = boot::encode(&process)?;
+    let memory = timed(&mut timings.memory_map, || {
+        Memory::of_clone(manifest.private_bytes, origin.images.clone(), Arc::clone(&origin.layers))
+    })?;
+    let shell = Shell::new(hypervisor, &mut timings)?;
+    let tsc_khz = shell.tsc_khz().unwrap_or_else(measure_tsc_khz);
+    let now = Sample::take();
+    let shift = TimeShift::new(manifest.monotonic_ns, manifest.boottime_offset_ns, manifest.created_ns, now);
+    let clock = GuestClock::new(shift.apply(now), tsc_khz);
+    timed(&mut timings.load, || {
+        restore::fill(&memory, &origin)?;
+        restore::tell(&memory, &origin, &clock, &spec)
+    })?;
+    let pml4 = Gpa(manifest.pml4_gpa);
+    let machine = shell.fill(memory, pml4, &mut timings)?;
+    shared.counters.limit_bytes.set(manifest.private_bytes);
+    shared.counters.used_bytes.set(manifest.reserved_bytes);
+    thread::install_handler().map_err(host("install the kick signal's handler"))?;
+    let parts = Parts {
+        machine,
+        shared: Arc::clone(&shared),
+        handles,
+        stdin: process.stdio[0],
+        clock,
+        kernel,
+        reserved_bytes: manifest.reserved_bytes,
+        events,
+        snapshots: Snapshots {
+            sink: snapshots,
+            generation: manifest.generation + 1,
+            parent: Some(Arc::clone(&origin)),
+            pml4,
+            shift,
+        },
+    };
+    launch(parts, timings, started)
+}
+
+/// Start the thread, and say how long everything took.
+fn launch(parts: Parts, mut timings: StartTimings, started: Instant) -> Result<Guest, StartError> {
+    let shared = Arc::clone(&parts.shared);
+    let generation = parts.snapshots.generation;
     let thread = timed(&mut timings.thread, || spawn(parts))?;
     timings.total = started.elapsed();
     tracing::info!(
+        generation,
         elapsed_us = timings.total.as_micros() as u64,
         hypervisor_us = timings.hypervisor.as_micros() as u64,
         vm_create_us = timings.vm_create.as_micros() as u64,

@@ -26,19 +26,22 @@ mod report;
 mod run;
 mod shared;
 mod shell;
+mod snapshot;
 mod stats;
 mod status;
 mod vcpu;
 
-pub use config::{GuestConfig, ImageBlob, Stdio};
+pub use config::{CloneConfig, GuestConfig, ImageBlob, Stdio};
 pub use error::{GuestError, RequestError, StartError};
 pub use guest::Guest;
 pub use kernel::{ImageError, KernelImage};
 pub use memory::{Gpa, Gva, MemoryError};
 pub use report::{CallRecord, Registers, Report};
 pub use run::GuestEvent;
+pub use snapshot::{Origin, OriginError, SnapshotSink};
 pub use stats::{ExitCounts, FaultCounts, GuestStats, StartTimings};
 pub use status::WaitStatus;
 pub use vcpu::{ExitReason, KvmError};
 
 pub use seuss_abi as abi;
+pub use seuss_snapshotter::snapshot as format;

@@ -64,7 +64,7 @@ pub struct StartTimings {
     pub vcpu_create: Duration,
     /// Making and mapping the windows.
     pub memory_map: Duration,
-    /// Copying the kernel image, building page tables, boot block.
+    /// Copying the kernel image, building page tables, boot block; of a clone: page tables and copied pages.
     pub load: Duration,
     /// KVM_SET_USER_MEMORY_REGION for all windows.
     pub memory_slots: Duration,

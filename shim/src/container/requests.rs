@@ -80,6 +80,7 @@ impl Container {
                 process: plan.process,
                 stdio,
                 name: self.id.clone(),
+                snapshots: None,
             };
             (config, plan.cpu.cpus, started)
         };

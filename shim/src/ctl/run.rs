@@ -5,17 +5,22 @@
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seuss_abi::spec::{InjectedFile, ProcessSpec};
 use seuss_snapshotter::rootfs::{BlobCache, RootfsError};
+use seuss_snapshotter::snapshot::{SnapshotError, Store};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::timings::{Timings, us};
 use super::{EXIT_FAILURE, RunArgs};
-use crate::guest::{Guest, GuestConfig, GuestError, GuestEvent, RequestError, StartError, Stdio, WaitStatus};
+use crate::guest::{
+    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, ImageBlob, Origin, OriginError, RequestError,
+    SnapshotSink, StartError, Stdio, WaitStatus,
+};
 use crate::image::{ImageError, RootImage};
 use crate::program::{self, DEFAULT_PATH, ProgramError};
 use crate::rootview::ViewError;
@@ -53,6 +58,15 @@ pub enum RunError {
     /// The guest did not start.
     #[error("cannot start the guest: {0}")]
     Start(#[from] StartError),
+    /// The store of snapshots.
+    #[error(transparent)]
+    Store(#[from] SnapshotError),
+    /// The snapshot cannot be cloned here.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    /// No snapshot came of it.
+    #[error("no snapshot was taken: {0}")]
+    NotTaken(String),
     /// The guest broke, or could not start the program.
     #[error("{}", display_failure(.0))]
     Guest(#[from] GuestError),
@@ -94,6 +108,14 @@ impl RunError {
     }
 }
 
+/// What a guest begins with.
+pub(super) enum Beginning {
+    /// A program.
+    Boot(Box<GuestConfig>),
+    /// A snapshot.
+    Clone(Box<CloneConfig>),
+}
+
 /// Runs the program; returns its exit code.
 ///
 /// # Errors
@@ -101,26 +123,13 @@ impl RunError {
 pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     let began = Instant::now();
     let mut timings = Timings::default();
-    let image = open_image(args)?;
-    timings.rootfs_us = us(began.elapsed());
-    timings.rootfs_bytes = image.len_bytes();
-    let checking = Instant::now();
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let process = describe(args, &image, terminal)?;
-    program::check(&image.view, &process)?;
-    timings.check_us = us(checking.elapsed());
-    let config = GuestConfig {
-        memory_bytes: args.memory,
-        images: image.blobs()?,
-        process,
-        stdio: own_stdio()?,
-        name: format!("seuss-{}", std::process::id()),
+    let beginning = match &args.from {
+        Some(name) => Beginning::Clone(Box::new(clone_config(args, name, &mut timings)?)),
+        None => Beginning::Boot(Box::new(boot_config(args, terminal, &mut timings)?)),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| RunError::Host { operation: "start the event loop", source })?;
-    let status = runtime.block_on(drive(config, terminal, &mut timings));
+    let runtime = event_loop()?;
+    let status = runtime.block_on(drive(beginning, terminal, &mut timings));
     timings.total_us = us(began.elapsed());
     let code = status.as_ref().map_or_else(RunError::exit_code, |status| status.shell_code() as u8);
     timings.exit_code = code;
@@ -131,13 +140,102 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
     status.map(|_| code)
 }
 
+pub(super) fn event_loop() -> Result<tokio::runtime::Runtime, RunError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| RunError::Host { operation: "start the event loop", source })
+}
+
+/// A guest that runs the program from its beginning.
+pub(super) fn boot_config(
+    args: &RunArgs,
+    terminal: bool,
+    timings: &mut Timings,
+) -> Result<GuestConfig, RunError> {
+    let began = Instant::now();
+    let image = open_image(args)?;
+    timings.rootfs_us = us(began.elapsed());
+    timings.rootfs_bytes = image.len_bytes();
+    let checking = Instant::now();
+    let process = describe(args, &image, terminal)?;
+    program::check(&image.view, &process)?;
+    timings.check_us = us(checking.elapsed());
+    let images = image.blobs()?;
+    let snapshots = match &args.store {
+        Some(dir) => Some(sink(dir, &images, args, process.command_line(), terminal)?),
+        None => None,
+    };
+    Ok(GuestConfig {
+        memory_bytes: args.memory,
+        images,
+        process,
+        stdio: own_stdio()?,
+        name: format!("seuss-{}", std::process::id()),
+        snapshots,
+    })
+}
+
+/// Where the snapshots of a guest over `images` go.
+fn sink(
+    dir: &Path,
+    images: &[ImageBlob],
+    args: &RunArgs,
+    command: String,
+    terminal: bool,
+) -> Result<SnapshotSink, RunError> {
+    let store = Arc::new(Store::open(dir)?);
+    let mut known = Vec::with_capacity(images.len());
+    for image in images {
+        let file = image
+            .file
+            .try_clone()
+            .map_err(|source| RunError::Host { operation: "duplicate an image's descriptor", source })?;
+        known.push(store.add_image(&file.into(), image.len_bytes)?);
+    }
+    Ok(SnapshotSink { store, images: known, name: args.snapshot_name.clone(), command, terminal })
+}
+
+/// A guest that goes on from a snapshot.
+fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<CloneConfig, RunError> {
+    let began = Instant::now();
+    let dir = args.store.as_deref().unwrap_or(Path::new("."));
+    let store = Arc::new(Store::open(dir)?);
+    let origin = Origin::open(&store, store.resolve(name)?)?;
+    timings.rootfs_us = us(began.elapsed());
+    let manifest = origin.manifest();
+    let snapshots = SnapshotSink {
+        store,
+        images: manifest.images.clone(),
+        name: args.snapshot_name.clone(),
+        command: manifest.command.clone(),
+        terminal: manifest.terminal,
+    };
+    Ok(CloneConfig {
+        process: clone_process(&args.hostname),
+        origin,
+        stdio: own_stdio()?,
+        name: format!("seuss-{}", std::process::id()),
+        snapshots: Some(snapshots),
+    })
+}
+
+/// What a clone is told.
+pub(super) fn clone_process(hostname: &str) -> ProcessSpec {
+    ProcessSpec {
+        args: vec![b"clone".to_vec()],
+        hostname: hostname.as_bytes().to_vec(),
+        ..ProcessSpec::default()
+    }
+}
+
 fn open_image(args: &RunArgs) -> Result<RootImage, RunError> {
-    let cache =
-        match cache_dir(args).filter(|_| args.rootfs.is_file() || args.rootfs.join("oci-layout").is_file()) {
-            Some(dir) => Some(BlobCache::open(&dir).map_err(|source| RunError::Cache { source })?),
-            None => None,
-        };
-    Ok(RootImage::open(&args.rootfs, args.image.as_deref(), cache.as_ref())?)
+    let rootfs = args.rootfs.as_deref().unwrap_or(Path::new("."));
+    let cache = match cache_dir(args).filter(|_| rootfs.is_file() || rootfs.join("oci-layout").is_file()) {
+        Some(dir) => Some(BlobCache::open(&dir).map_err(|source| RunError::Cache { source })?),
+        None => None,
+    };
+    Ok(RootImage::open(rootfs, args.image.as_deref(), cache.as_ref())?)
 }
 
 fn cache_dir(args: &RunArgs) -> Option<PathBuf> {
@@ -225,7 +323,7 @@ fn environment(image: &[String], own: &[String], home: &str, terminal: bool) -> 
     entries.into_iter().map(|(key, value)| format!("{key}={value}").into_bytes()).collect()
 }
 
-fn own_stdio() -> Result<Stdio, RunError> {
+pub(super) fn own_stdio() -> Result<Stdio, RunError> {
     let duplicate = |fd: BorrowedFd<'_>| {
         let fd = fd.try_clone_to_owned();
         fd.map(Some).map_err(|source| RunError::Host { operation: "duplicate a standard descriptor", source })
@@ -238,17 +336,22 @@ fn own_stdio() -> Result<Stdio, RunError> {
 }
 
 /// Starts the guest and passes on signals until it has ended.
-async fn drive(config: GuestConfig, terminal: bool, timings: &mut Timings) -> Result<WaitStatus, RunError> {
+async fn drive(beginning: Beginning, terminal: bool, timings: &mut Timings) -> Result<WaitStatus, RunError> {
     let mut signals =
         Signals::new().map_err(|source| RunError::Host { operation: "listen for signals", source })?;
     let (sender, mut ended) = mpsc::unbounded_channel();
     let started = Instant::now();
-    let guest = Guest::start(config, move |event| {
-        if let GuestEvent::Ended(result) = event {
-            // The receiver lives until it has got this.
-            let _ = sender.send(result);
-        }
-    })?;
+    let events = move |event| match event {
+        // The receiver lives until it has got this.
+        GuestEvent::Ended(result) => drop(sender.send(result)),
+        GuestEvent::Captured(Ok(id)) => tracing::info!(%id, "snapshot taken"),
+        GuestEvent::Captured(Err(reason)) => tracing::warn!(reason, "no snapshot"),
+        _ => {}
+    };
+    let guest = match beginning {
+        Beginning::Boot(config) => Guest::start(*config, events)?,
+        Beginning::Clone(config) => Guest::restore(*config, events)?,
+    };
     let running = Instant::now();
     tracing::info!(elapsed_us = us(running - started), tid = guest.tid(), "guest started");
     let raw = if terminal {

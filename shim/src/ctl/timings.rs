@@ -72,6 +72,8 @@ pub struct Figures {
     pub faults_demand: u64,
     /// Copy-on-write faults of the guest's own making.
     pub faults_native_cow: u64,
+    /// First writes to pages of a snapshot's layers.
+    pub faults_snapshot_cow: u64,
     /// System calls.
     pub syscalls: u64,
     /// Memory in use at the end.
@@ -112,6 +114,7 @@ impl From<GuestStats> for Figures {
             exits_kicks: stats.exits.kicks,
             faults_demand: stats.faults.demand,
             faults_native_cow: stats.faults.native_cow,
+            faults_snapshot_cow: stats.faults.snapshot_cow,
             syscalls: stats.syscalls,
             used_bytes: stats.used_bytes,
             limit_bytes: stats.limit_bytes,
@@ -170,7 +173,7 @@ impl Timings {
             guest.exits_calls + guest.exits_idle + guest.exits_kicks,
             guest.exits_idle,
             guest.exits_kicks,
-            guest.faults_demand + guest.faults_native_cow,
+            guest.faults_demand + guest.faults_native_cow + guest.faults_snapshot_cow,
             crate::size::display_bytes(guest.used_bytes),
             crate::size::display_bytes(guest.limit_bytes),
         );

@@ -4,7 +4,7 @@
 //! would otherwise fault once more to set them. After the first entry only the guest writes page tables (a shadow MMU
 //! does not see the VMM's writes).
 
-use seuss_abi::layout::{DIRECT_BASE, LARGE_PAGE_SIZE, PAGE_SIZE, PRIVATE_GPA};
+use seuss_abi::layout::{DIRECT_BASE, LARGE_PAGE_SIZE, LAYER_GPA, LAYERS_BYTES_MAX, PAGE_SIZE, PRIVATE_GPA};
 
 use super::KernelImage;
 use crate::memory::{Gpa, Gva, Memory, Window};
@@ -168,7 +168,15 @@ pub(crate) fn build<'m>(memory: &'m Memory, kernel: &KernelImage) -> Result<Page
     tables.map(gva, gpa, len_bytes, PageSize::Small, Access::WRITE)?;
     let (gva, gpa, len_bytes) = direct(memory.private());
     tables.map(gva, gpa, len_bytes, PageSize::Large, Access::WRITE)?;
-    for (gva, gpa, len_bytes) in memory.images().iter().map(direct) {
+    // Whatever layers this guest's clones will have: what is not there is not touched.
+    tables.map(
+        Gva(DIRECT_BASE + LAYER_GPA),
+        Gpa(LAYER_GPA),
+        LAYERS_BYTES_MAX,
+        PageSize::Large,
+        Access::READ,
+    )?;
+    for (gva, gpa, len_bytes) in memory.images().iter().map(|window| direct(window)) {
         tables.map(gva, gpa, len_bytes, PageSize::Large, Access::READ)?;
     }
     Ok(tables)

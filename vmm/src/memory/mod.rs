@@ -1,9 +1,8 @@
 //! Guest-physical memory: the windows of `seuss_abi::layout` and checked access to them.
 //!
 //! Owns [`Memory`] (all windows of one guest), the address types [`Gpa`] and [`Gva`], and the resolution of
-//! scatter/gather lists ([`SegmentList`]). It must never hand out a Rust reference into guest memory. Windows of
-//! snapshot layers will join the image windows:
-//! both are read-only files at fixed addresses.
+//! scatter/gather lists ([`SegmentList`]). It must never hand out a Rust reference into guest memory. Images and
+//! snapshot layers are read-only files at fixed addresses.
 
 mod address;
 mod segment;
@@ -12,11 +11,14 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use seuss_abi::comm::ImageWindow;
 use seuss_abi::layout::{
-    COMM_GPA, COMM_SIZE, IMAGE_GPA, IMAGE_WINDOWS_MAX, LARGE_PAGE_SIZE, PAGE_SIZE, PHYSICAL_END, PRIVATE_GPA,
+    COMM_GPA, COMM_SIZE, IMAGE_GPA, IMAGE_WINDOWS_MAX, LARGE_PAGE_SIZE, LAYER_GPA, PAGE_SIZE, PHYSICAL_END,
+    PRIVATE_GPA,
 };
 
 pub use address::{Gpa, Gva};
@@ -72,35 +74,66 @@ pub enum MemoryError {
     },
 }
 
-/// All memory of one guest.
+/// All memory of one guest. Image windows and layers may be shared with other guests of this process.
 pub(crate) struct Memory {
     comm: Window,
     private: Window,
-    images: Vec<Window>,
+    images: Vec<Arc<Window>>,
+    layers: Option<Arc<Window>>,
+}
+
+fn named(window: &str, len_bytes: u64) -> impl FnOnce(rustix::io::Errno) -> MemoryError {
+    move |errno| MemoryError::Window { window: window.to_owned(), len_bytes, errno }
+}
+
+/// Map the blobs of a root file system, base layer first.
+pub(crate) fn map_images(images: Vec<ImageBlob>) -> Result<Vec<Window>, MemoryError> {
+    if images.len() > IMAGE_WINDOWS_MAX {
+        return Err(MemoryError::TooManyImages { count: images.len() });
+    }
+    let mut next = Gpa(IMAGE_GPA);
+    let mut windows = Vec::with_capacity(images.len());
+    for blob in images {
+        let len_bytes = image_len_bytes(&blob, next)?;
+        windows.push(Window::read_only(&blob.file, next, len_bytes).map_err(named(&blob.name, len_bytes))?);
+        next = next.plus(len_bytes.next_multiple_of(LARGE_PAGE_SIZE));
+    }
+    Ok(windows)
+}
+
+/// Map the layers of a lineage, base first, one behind the other.
+pub(crate) fn map_layers(files: &[(&File, u64)]) -> Result<Window, MemoryError> {
+    let len_bytes = files.iter().map(|(_, len_bytes)| len_bytes).sum();
+    Window::read_only_files(Gpa(LAYER_GPA), files).map_err(named("layers", len_bytes))
 }
 
 impl Memory {
-    /// Make a communication window, a private window of `private_bytes` (a multiple of the large page size), and map
-    /// `images`.
+    /// Make a communication window and a private window of `private_bytes` (a multiple of the large page size), and map
+    /// `images`: the memory of a guest that boots.
     pub(crate) fn new(private_bytes: u64, images: Vec<ImageBlob>) -> Result<Self, MemoryError> {
-        let made = |window: &str, len_bytes, result: rustix::io::Result<Window>| {
-            result.map_err(|errno| MemoryError::Window { window: window.to_owned(), len_bytes, errno })
-        };
-        let comm = made("comm", COMM_SIZE, Window::anonymous(Gpa(COMM_GPA), COMM_SIZE, false))?;
-        let private = Window::anonymous(Gpa(PRIVATE_GPA), private_bytes, true);
-        let private = made("private", private_bytes, private)?;
-        if images.len() > IMAGE_WINDOWS_MAX {
-            return Err(MemoryError::TooManyImages { count: images.len() });
-        }
-        let mut next = Gpa(IMAGE_GPA);
-        let mut windows = Vec::with_capacity(images.len());
-        for blob in images {
-            let len_bytes = image_len_bytes(&blob, next)?;
-            let window = Window::read_only(&blob.file, next, len_bytes);
-            windows.push(made(&blob.name, len_bytes, window)?);
-            next = next.plus(len_bytes.next_multiple_of(LARGE_PAGE_SIZE));
-        }
-        Ok(Self { comm, private, images: windows })
+        let images = map_images(images)?.into_iter().map(Arc::new).collect();
+        Self::of(private_bytes, true, images, None)
+    }
+
+    /// The same over windows that exist: the memory of a clone. It gets no large pages of the host, since it writes few pages here and there.
+    pub(crate) fn of_clone(
+        private_bytes: u64,
+        images: Vec<Arc<Window>>,
+        layers: Arc<Window>,
+    ) -> Result<Self, MemoryError> {
+        Self::of(private_bytes, false, images, Some(layers))
+    }
+
+    fn of(
+        private_bytes: u64,
+        huge_pages: bool,
+        images: Vec<Arc<Window>>,
+        layers: Option<Arc<Window>>,
+    ) -> Result<Self, MemoryError> {
+        let comm = Window::anonymous(Gpa(COMM_GPA), COMM_SIZE, false).map_err(named("comm", COMM_SIZE))?;
+        let private = Window::anonymous(Gpa(PRIVATE_GPA), private_bytes, huge_pages)
+            .map_err(named("private", private_bytes))?;
+        Ok(Self { comm, private, images, layers })
     }
 
     pub(crate) fn comm(&self) -> &Window {
@@ -111,13 +144,14 @@ impl Memory {
         &self.private
     }
 
-    pub(crate) fn images(&self) -> &[Window] {
+    pub(crate) fn images(&self) -> &[Arc<Window>] {
         &self.images
     }
 
     /// Every window, in the order of the memory slots.
     pub(crate) fn windows(&self) -> impl Iterator<Item = &Window> {
-        [&self.comm, &self.private].into_iter().chain(&self.images)
+        let shared = self.images.iter().chain(&self.layers).map(|window| &**window);
+        [&self.comm, &self.private].into_iter().chain(shared)
     }
 
     /// The image windows as the guest learns of them.
@@ -129,13 +163,17 @@ impl Memory {
         list
     }
 
-    /// The private or image window that `gpa` lies in.
+    /// The private, image or layer window that `gpa` lies in.
     pub(crate) fn private_or_image(&self, gpa: Gpa) -> Option<&Window> {
-        if gpa.0 < IMAGE_GPA {
+        if gpa.0 < LAYER_GPA {
             return Some(&self.private).filter(|window| window.contains(gpa, 0));
         }
+        if gpa.0 < IMAGE_GPA {
+            return self.layers.as_deref().filter(|window| window.contains(gpa, 0));
+        }
         let after = self.images.partition_point(|window| window.gpa() <= gpa);
-        after.checked_sub(1).and_then(|index| self.images.get(index)).filter(|window| window.contains(gpa, 0))
+        let window = after.checked_sub(1).and_then(|index| self.images.get(index));
+        window.map(|window| &**window).filter(|window| window.contains(gpa, 0))
     }
 
     /// The window that `gpa` lies in.

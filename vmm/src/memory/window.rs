@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use seuss_abi::layout::LARGE_PAGE_SIZE;
+use seuss_abi::layout::{LARGE_PAGE_SIZE, PAGE_SIZE};
 
 use super::Gpa;
 
@@ -51,7 +51,9 @@ const _: () = {
     assert!(size_of::<comm::Clock>() == 2 * 4 + 5 * 8);
     assert!(size_of::<comm::ImageWindow>() == 2 * 8);
     let images = layout::IMAGE_WINDOWS_MAX * size_of::<comm::ImageWindow>();
-    assert!(size_of::<comm::BootBlock>() == 8 + 2 * 4 + 4 * 8 + 64 + 2 * 8 + images);
+    let layers = layout::LAYERS_MAX * size_of::<comm::LayerWindow>();
+    assert!(size_of::<comm::LayerWindow>() == 2 * 8);
+    assert!(size_of::<comm::BootBlock>() == 8 + 2 * 4 + 4 * 8 + 64 + 2 * 8 + images + 2 * 8 + layers);
 };
 
 /// A mapping in this process that is a window of guest-physical memory.
@@ -64,6 +66,8 @@ pub(crate) struct Window {
 
 // SAFETY: the mapping belongs to this value alone and is valid in every thread of the process.
 unsafe impl Send for Window {}
+// SAFETY: a window that several guests share is read-only, and its bytes do not change; a writable one is used by one thread (`Memory` owns it).
+unsafe impl Sync for Window {}
 
 impl Window {
     /// New zeroed memory of `len_bytes` (a multiple of the page size), in large pages of the host where it has some
@@ -91,6 +95,24 @@ impl Window {
         let flags = MapFlags::SHARED | MapFlags::FIXED;
         // SAFETY: replaces the window's own reservation, whole, and nothing else.
         unsafe { mmap(address, window.len_bytes, ProtFlags::READ, flags, file, 0) }?;
+        window.advise(Advice::LinuxDontDump);
+        Ok(window)
+    }
+
+    /// Files one right behind the other, read-only; every length is a multiple of the page size. The mappings keep the files alive.
+    pub(crate) fn read_only_files(gpa: Gpa, files: &[(&std::fs::File, u64)]) -> rustix::io::Result<Self> {
+        let len_bytes = files.iter().map(|(_, len_bytes)| len_bytes).sum::<u64>().max(PAGE_SIZE);
+        let window = Self::reserve(gpa, len_bytes)?;
+        let mut offset = 0_usize;
+        for &(file, len_bytes) in files.iter().filter(|(_, len_bytes)| *len_bytes > 0) {
+            // SAFETY: the sum of the lengths is the window's.
+            let address = unsafe { window.host.add(offset) };
+            let len = usize::try_from(len_bytes).map_err(|_| Errno::INVAL)?;
+            let flags = MapFlags::SHARED | MapFlags::FIXED;
+            // SAFETY: replaces a part of the window's own reservation, and nothing else.
+            unsafe { mmap(address.as_ptr().cast(), len, ProtFlags::READ, flags, file, 0) }?;
+            offset += len;
+        }
         window.advise(Advice::LinuxDontDump);
         Ok(window)
     }
@@ -182,6 +204,24 @@ impl Window {
         let into = self.iovec(gpa, from.len() as u64)?;
         // SAFETY: `into` covers `from.len()` bytes of the mapping, which is writable and which no Rust object overlaps.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into.iov_base.cast::<u8>(), from.len()) };
+        Some(())
+    }
+
+    /// Copy `len_bytes` at `from` of another window to `gpa`; `None` outside of a window or if this one is read-only.
+    pub(crate) fn copy_from(&self, gpa: Gpa, other: &Self, from: Gpa, len_bytes: u64) -> Option<()> {
+        if !self.writable {
+            return None;
+        }
+        let source = other.iovec(from, len_bytes)?;
+        let target = self.iovec(gpa, len_bytes)?;
+        // SAFETY: both pieces lie in mappings that no Rust object overlaps, and two windows are two mappings.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                source.iov_base.cast::<u8>(),
+                target.iov_base.cast::<u8>(),
+                len_bytes as usize,
+            );
+        }
         Some(())
     }
 

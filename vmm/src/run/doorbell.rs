@@ -52,6 +52,7 @@ impl Runner {
                 self.log(a, Gpa(b), c);
                 Ok(0)
             }
+            Op::Capture => self.capture(a, Gpa(b), c),
             Op::Started if a == 0 => self.first_started(b, Gpa(c), slot.args[3]),
             Op::Started => self.started(a, b),
             Op::Sync => {
@@ -90,7 +91,7 @@ impl Runner {
     }
 
     /// Text at `gpa`, for people: a bad address gives a text that says so.
-    fn message(&self, gpa: Gpa, len_bytes: u64, most: u64) -> String {
+    pub(super) fn message(&self, gpa: Gpa, len_bytes: u64, most: u64) -> String {
         let mut bytes = vec![0; len_bytes.min(most) as usize];
         let window = self.machine.memory.window(gpa);
         match window.and_then(|window| window.read(gpa, &mut bytes)) {
@@ -151,6 +152,7 @@ impl Runner {
 
     /// Wait until there is an event or `deadline_ns` of CLOCK_MONOTONIC has passed.
     fn idle(&mut self, deadline_ns: u64) -> Result<(), End> {
+        let deadline_ns = self.snapshots.shift.to_host(deadline_ns);
         self.publish();
         loop {
             // First the flag, then what it stands for; see `look_around`.

@@ -4,6 +4,7 @@
 //! it ([`ticker`], `interrupt`), and turns every way of ending into a result. It never blocks but in an idle call and
 //! in a pause, and never panics on what a guest does.
 
+mod capture;
 mod control;
 mod doorbell;
 mod execs;
@@ -19,6 +20,7 @@ use rustix::time::Timespec;
 use seuss_abi::comm::{CLOCK_OFFSET, Clock, MAILBOX_OFFSET};
 use seuss_abi::event::{Event, Kind};
 use seuss_abi::layout::{COMM_GPA, ENTRY_UPCALL, KERNEL_BASE, KERNEL_END, RFLAGS};
+use seuss_snapshotter::snapshot::SnapshotId;
 
 use crate::clock::{GuestClock, Sample, monotonic_ns};
 use crate::error::GuestError;
@@ -31,6 +33,8 @@ use crate::net::{EPOLL_BASE, NetError, Sockets};
 use crate::report::{Recorder, Report, Scene};
 use crate::shared::{Request, Shared};
 use crate::shell::{DrivenMachine, Machine};
+use crate::snapshot::restore::TimeShift;
+use crate::snapshot::{Origin, SnapshotSink};
 use crate::status::WaitStatus;
 use crate::vcpu::{ExitReason, KvmError};
 use control::ControlPage;
@@ -62,6 +66,8 @@ pub enum GuestEvent {
     },
     /// The guest has killed a process because memory is used up. Told at most once a second: a guest can claim anything.
     OutOfMemory,
+    /// A snapshot was asked for, by the guest or by [`crate::Guest::snapshot`]: it exists, or why not. The guest goes on.
+    Captured(Result<SnapshotId, String>),
     /// The guest is gone: its first process ended, it was stopped, or it failed. Processes started with `exec` ended
     /// with it.
     Ended(Result<WaitStatus, GuestError>),
@@ -116,6 +122,21 @@ pub(crate) struct Runner {
     kernel: KernelImage,
     reserved_bytes: u64,
     events: EventSink,
+    snapshots: Snapshots,
+}
+
+/// What the runner knows of snapshots.
+pub(crate) struct Snapshots {
+    /// Where they go.
+    pub(crate) sink: Option<SnapshotSink>,
+    /// What this guest was restored from, or captured as last.
+    pub(crate) parent: Option<Arc<Origin>>,
+    /// The library OS's own page tables.
+    pub(crate) pml4: Gpa,
+    /// The guest's clocks against the host's.
+    pub(crate) shift: TimeShift,
+    /// How often the lineage was restored.
+    pub(crate) generation: u64,
 }
 
 /// What a runner is made of.
@@ -128,12 +149,14 @@ pub(crate) struct Parts {
     pub(crate) kernel: KernelImage,
     pub(crate) reserved_bytes: u64,
     pub(crate) events: EventSink,
+    pub(crate) snapshots: Snapshots,
 }
 
 impl Runner {
     /// A runner on the calling thread, which is the one that will run it.
     pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
-        let Parts { machine, shared, handles, stdin, clock, kernel, reserved_bytes, events } = parts;
+        let Parts { machine, shared, handles, stdin, clock, kernel, reserved_bytes, events, snapshots } =
+            parts;
         let ticker = Ticker::new(thread::Timer::new()?);
         let sockets = Sockets::new(handles.epoll()?);
         Ok(Self {
@@ -151,6 +174,7 @@ impl Runner {
             kernel,
             reserved_bytes,
             events,
+            snapshots,
         })
     }
 
@@ -277,7 +301,7 @@ impl Runner {
         Wishes {
             attention: control.attention(),
             wants_tick: control.wants_tick(),
-            next_event_ns: control.next_event_ns(),
+            next_event_ns: self.snapshots.shift.to_host(control.next_event_ns()),
         }
     }
 
@@ -352,10 +376,11 @@ impl Runner {
     }
 
     fn refresh_clock(&mut self, now_ns: u64) {
-        if !self.clock.is_stale(now_ns) {
+        let shift = self.snapshots.shift;
+        if !self.clock.is_stale(shift.to_guest(now_ns)) {
             return;
         }
-        self.clock.refresh(Sample::take());
+        self.clock.refresh(shift.apply(Sample::take()));
         // The guest stands still while its page is written, so that it sees the odd sequence never, and the change of
         // the even one when it was interrupted while reading.
         let page: Clock = self.clock.page();

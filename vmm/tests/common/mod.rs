@@ -240,7 +240,14 @@ pub(crate) fn kvm() -> bool {
 pub(crate) fn config() -> GuestConfig {
     let process = ProcessSpec { args: vec![b"test".to_vec()], ..ProcessSpec::default() };
     let name = std::thread::current().name().unwrap_or("test").to_owned();
-    GuestConfig { memory_bytes: 16 << 20, images: Vec::new(), process, stdio: Stdio::default(), name }
+    GuestConfig {
+        memory_bytes: 16 << 20,
+        images: Vec::new(),
+        process,
+        stdio: Stdio::default(),
+        name,
+        snapshots: None,
+    }
 }
 
 /// A started guest and its events.

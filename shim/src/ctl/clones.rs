@@ -1,0 +1,163 @@
+//! `seussctl clone`: many clones of one snapshot, with the time of each phase.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use seuss_snapshotter::snapshot::Store;
+use tokio::sync::mpsc;
+
+use super::run::{RunError, clone_process, event_loop, own_stdio};
+use super::timings::us;
+use crate::guest::{CloneConfig, Guest, GuestEvent, GuestStats, Origin, StartTimings, Stdio};
+
+/// `seussctl clone`.
+#[derive(Args, Debug)]
+pub struct CloneArgs {
+    /// Store of memory snapshots
+    #[arg(long, value_name = "DIR", env = "SEUSS_STORE")]
+    pub store: PathBuf,
+
+    /// How many
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+    pub count: u32,
+
+    /// So many run at once
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 1)]
+    pub at_once: u32,
+
+    /// Drop what the clones print
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Write the report as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Name, id, or beginning of an id
+    pub snapshot: String,
+}
+
+/// One clone that has ended.
+struct Run {
+    start: StartTimings,
+    stats: GuestStats,
+    total: Duration,
+    failed: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`RunError`]: the first clone that cannot be started, or whose guest breaks. A program that fails is counted.
+pub fn run(args: &CloneArgs) -> Result<u8, RunError> {
+    let store = Store::open(&args.store)?;
+    let opening = Instant::now();
+    let origin = Origin::open(&store, store.resolve(&args.snapshot)?)?;
+    let open = opening.elapsed();
+    let began = Instant::now();
+    let runs = event_loop()?.block_on(run_all(args, &origin))?;
+    report(args, &runs, open, began.elapsed());
+    Ok(u8::from(runs.iter().any(|run| run.failed.is_some())))
+}
+
+async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, RunError> {
+    let (sender, mut ended) = mpsc::unbounded_channel();
+    let mut guests: Vec<Option<(Guest, Instant)>> = Vec::new();
+    let mut runs = Vec::new();
+    let mut running = 0;
+    while runs.len() < args.count as usize {
+        while running < args.at_once.max(1) && guests.len() < args.count as usize {
+            let number = guests.len();
+            let sender = sender.clone();
+            let began = Instant::now();
+            let config = CloneConfig {
+                origin: Arc::clone(origin),
+                process: clone_process(&format!("clone-{number}")),
+                stdio: if args.quiet { Stdio::default() } else { own_stdio()? },
+                name: format!("clone-{number}"),
+                snapshots: None,
+            };
+            let guest = Guest::restore(config, move |event| {
+                if let GuestEvent::Ended(result) = event {
+                    // The receiver lives until all have ended.
+                    let _ = sender.send((number, result, Instant::now()));
+                }
+            })?;
+            guests.push(Some((guest, began)));
+            running += 1;
+        }
+        let Some((number, result, at)) = ended.recv().await else { break };
+        running -= 1;
+        if let Some((guest, began)) = guests.get_mut(number).and_then(Option::take) {
+            let status = result?;
+            let failed = (status.shell_code() != 0).then(|| status.to_string());
+            let (start, stats) = (guest.timings(), guest.stats());
+            runs.push(Run { start, stats, total: at - began, failed });
+        }
+    }
+    Ok(runs)
+}
+
+/// The value that `percent` of the values do not exceed.
+fn percentile(values: &mut [u64], percent: usize) -> u64 {
+    values.sort_unstable();
+    let rank = (values.len() * percent).div_ceil(100).clamp(1, values.len().max(1));
+    values.get(rank - 1).copied().unwrap_or(0)
+}
+
+fn report(args: &CloneArgs, runs: &[Run], open: Duration, all: Duration) {
+    type Pick = fn(&Run) -> u64;
+    let phases: [(&str, Pick); 12] = [
+        ("vm_create_us", |run| us(run.start.vm_create)),
+        ("vcpu_create_us", |run| us(run.start.vcpu_create)),
+        ("memory_map_us", |run| us(run.start.memory_map)),
+        ("copy_us", |run| us(run.start.load)),
+        ("memory_slots_us", |run| us(run.start.memory_slots)),
+        ("registers_us", |run| us(run.start.registers)),
+        ("thread_us", |run| us(run.start.thread)),
+        ("start_us", |run| us(run.start.total)),
+        ("first_exit_us", |run| us(run.start.first_exit)),
+        ("total_us", |run| us(run.total)),
+        ("faults_snapshot_cow", |run| run.stats.faults.snapshot_cow),
+        ("faults_other", |run| run.stats.faults.demand + run.stats.faults.native_cow),
+    ];
+    let failed = runs.iter().filter(|run| run.failed.is_some()).count();
+    let rows: Vec<_> = phases
+        .iter()
+        .map(|(name, pick)| {
+            let mut values: Vec<_> = runs.iter().map(pick).collect();
+            (*name, percentile(&mut values, 50), percentile(&mut values, 99))
+        })
+        .collect();
+    if args.json {
+        let phases: serde_json::Map<_, _> = rows
+            .iter()
+            .map(|(name, p50, p99)| ((*name).to_owned(), json!({ "p50": p50, "p99": p99 })))
+            .collect();
+        let value = json!({
+            "clones": runs.len(), "failed": failed, "open_us": us(open), "all_us": us(all), "phases": phases,
+        });
+        println!("{value:#}");
+        return;
+    }
+    eprintln!("{} clones, {failed} failed, {:.1} ms in all", runs.len(), all.as_secs_f64() * 1e3);
+    eprintln!("{:<22}{:>10}{:>10}", "phase", "p50", "p99");
+    for (name, p50, p99) in rows {
+        eprintln!("{name:<22}{p50:>10}{p99:>10}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values() {
+        let mut values: Vec<u64> = (1..=200).rev().collect();
+        assert_eq!((percentile(&mut values, 50), percentile(&mut values, 99)), (100, 198));
+        assert_eq!((percentile(&mut [7], 99), percentile(&mut [], 50)), (7, 0));
+    }
+}

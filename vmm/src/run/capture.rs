@@ -1,0 +1,68 @@
+//! The host call that takes a snapshot. The guest stands still meanwhile, and goes on whatever comes of it.
+
+use std::time::Instant;
+
+use seuss_snapshotter::snapshot::{Level, SnapshotId, store::sha256};
+
+use super::{End, GuestEvent, Runner};
+use crate::clock::{Sample, tsc::rdtsc};
+use crate::memory::Gpa;
+use crate::snapshot::capture::{CaptureError, Circumstances, capture};
+use crate::snapshot::{Asked, Origin};
+
+/// Longest key in bytes.
+const KEY_MAX: u64 = 1024;
+
+impl Runner {
+    /// Serve `Op::Capture`.
+    pub(super) fn capture(&mut self, level: u64, key: Gpa, key_bytes: u64) -> Result<i64, End> {
+        let level = Level::from_number(level)
+            .ok_or_else(|| End::Protocol(format!("Capture of level {level}, which does not exist")))?;
+        if self.snapshots.sink.is_none() {
+            let reason = "this guest was started without a store for snapshots";
+            self.emit(GuestEvent::Captured(Err(reason.into())));
+            return Ok(-i64::from(libc::EOPNOTSUPP));
+        }
+        let key = if key_bytes == 0 { String::new() } else { self.message(key, key_bytes, KEY_MAX) };
+        let started = Instant::now();
+        let taken = self.take(Asked { level, key });
+        let elapsed_us = started.elapsed().as_micros() as u64;
+        Ok(match taken {
+            Ok(id) => {
+                tracing::info!(guest = self.shared.name, %id, %level, elapsed_us, "snapshot taken");
+                self.emit(GuestEvent::Captured(Ok(id)));
+                0
+            }
+            Err(reason) => {
+                tracing::warn!(guest = self.shared.name, %level, elapsed_us, reason, "no snapshot");
+                self.emit(GuestEvent::Captured(Err(reason)));
+                -i64::from(libc::EIO)
+            }
+        })
+    }
+
+    fn take(&mut self, asked: Asked) -> Result<SnapshotId, String> {
+        let snapshots = &self.snapshots;
+        let sink = snapshots.sink.as_ref().ok_or("no store")?;
+        let host = Sample::take();
+        let around = Circumstances {
+            asked,
+            sink,
+            parent: snapshots.parent.as_deref(),
+            pml4: snapshots.pml4,
+            reserved_bytes: self.reserved_bytes,
+            kernel_digest: snapshots
+                .parent
+                .as_ref()
+                .map_or_else(|| sha256(self.kernel.bytes()), |parent| parent.manifest().kernel),
+            monotonic_ns: self.clock.page().monotonic_ns(rdtsc()),
+            boottime_offset_ns: snapshots.shift.apply(host).boottime_offset_ns,
+            generation: snapshots.generation,
+        };
+        let taken = capture(&self.machine.memory, around).map_err(|error: CaptureError| error.to_string())?;
+        let id = taken.id();
+        // What is captured next adds to this one.
+        self.snapshots.parent = Some(Origin::open(&sink.store, id).map_err(|error| error.to_string())?);
+        Ok(id)
+    }
+}

@@ -1,0 +1,144 @@
+//! From a snapshot to a guest's memory, before its first entry.
+
+use std::mem::offset_of;
+
+use seuss_abi::ABI_VERSION;
+use seuss_abi::comm::{
+    BOOT_MAGIC, BOOT_OFFSET, BootBlock, CLOCK_OFFSET, CONTROL_OFFSET, Control, MAILBOX_OFFSET,
+};
+use seuss_abi::layout::{COMM_GPA, IMAGE_WINDOWS_MAX, PAGE_SIZE};
+
+use super::{Origin, frame_gpa, layer_gpa};
+use crate::boot;
+use crate::clock::{GuestClock, Sample};
+use crate::error::StartError;
+use crate::memory::{Gpa, Memory};
+
+/// How a guest's clocks differ from the host's: a clone's CLOCK_MONOTONIC goes on where the snapshot's stood, its CLOCK_BOOTTIME and CLOCK_REALTIME have moved
+/// on meanwhile, as after a suspend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TimeShift {
+    /// Guest's CLOCK_MONOTONIC minus the host's.
+    monotonic_ns: i64,
+    /// Guest's boottime offset minus the host's.
+    boottime_ns: i64,
+}
+
+impl TimeShift {
+    /// For a clone of a guest whose clocks stood at `monotonic_ns` with `boottime_offset_ns` when the host's CLOCK_REALTIME was `created_ns`.
+    pub(crate) fn new(monotonic_ns: u64, boottime_offset_ns: i64, created_ns: u64, now: Sample) -> Self {
+        let realtime_ns = now.monotonic_ns.cast_signed().wrapping_add(now.realtime_offset_ns);
+        // A host whose clock was set back does not let the guest's time run backwards.
+        let asleep_ns = realtime_ns.wrapping_sub(created_ns.cast_signed()).max(0);
+        Self {
+            monotonic_ns: monotonic_ns.wrapping_sub(now.monotonic_ns).cast_signed(),
+            boottime_ns: boottime_offset_ns.wrapping_add(asleep_ns).wrapping_sub(now.boottime_offset_ns),
+        }
+    }
+
+    /// The host's clocks as the guest shall see them.
+    pub(crate) fn apply(self, host: Sample) -> Sample {
+        Sample {
+            tsc: host.tsc,
+            monotonic_ns: host.monotonic_ns.wrapping_add_signed(self.monotonic_ns),
+            realtime_offset_ns: host.realtime_offset_ns.wrapping_sub(self.monotonic_ns),
+            boottime_offset_ns: host.boottime_offset_ns.wrapping_add(self.boottime_ns),
+        }
+    }
+
+    /// The host's CLOCK_MONOTONIC when the guest's is `guest_ns`; "never" stays never.
+    pub(crate) fn to_host(self, guest_ns: u64) -> u64 {
+        if guest_ns == u64::MAX {
+            return guest_ns;
+        }
+        let host = i128::from(guest_ns) - i128::from(self.monotonic_ns);
+        u64::try_from(host.max(0)).unwrap_or(u64::MAX)
+    }
+
+    /// The guest's CLOCK_MONOTONIC when the host's is `host_ns`.
+    pub(crate) fn to_guest(self, host_ns: u64) -> u64 {
+        host_ns.wrapping_add_signed(self.monotonic_ns)
+    }
+}
+
+/// Fill the private window: page tables, and the pages that the library OS must find at their own addresses.
+///
+/// # Errors
+/// [`StartError::Snapshot`] if the snapshot names memory that is not there.
+pub(crate) fn fill(memory: &Memory, origin: &Origin) -> Result<(), StartError> {
+    let private = memory.private();
+    let damaged = |what: String| StartError::Snapshot { id: origin.id().to_string(), what };
+    for (pfn, content) in &origin.tables {
+        let written = private.write(Gpa(frame_gpa(*pfn)), &content[..]);
+        written.ok_or_else(|| damaged(format!("a page table in frame {pfn}")))?;
+    }
+    for placed in &origin.copied {
+        let from = Gpa(layer_gpa(placed.page));
+        let copied = private.copy_from(Gpa(frame_gpa(placed.pfn)), &origin.layers, from, PAGE_SIZE);
+        copied.ok_or_else(|| damaged(format!("page {} for frame {}", placed.page, placed.pfn)))?;
+    }
+    Ok(())
+}
+
+/// Write what the clone is told: boot block, clock, control page, description.
+///
+/// # Errors
+/// [`StartError`]: no random bytes, or the description is too large.
+pub(crate) fn tell(
+    memory: &Memory,
+    origin: &Origin,
+    clock: &GuestClock,
+    spec: &[u8],
+) -> Result<(), StartError> {
+    let manifest = origin.manifest();
+    let block = BootBlock {
+        magic: BOOT_MAGIC,
+        abi_version: ABI_VERSION,
+        image_count: origin.images.len().min(IMAGE_WINDOWS_MAX) as u32,
+        private_bytes: manifest.private_bytes,
+        reserved_bytes: manifest.reserved_bytes,
+        pml4_gpa: manifest.pml4_gpa,
+        spec_len_bytes: spec.len() as u64,
+        seed: boot::seed()?,
+        xcr0: manifest.cpu.xcr0,
+        xsave_bytes: manifest.cpu.xsave_bytes,
+        images: memory.image_windows(),
+        generation: manifest.generation + 1,
+        layer_count: origin.depth(),
+        layers: origin.layer_windows(),
+    };
+    let comm = memory.comm();
+    let at = |offset: u64| Gpa(COMM_GPA + offset);
+    let written = comm
+        .store(at(BOOT_OFFSET), block)
+        .and_then(|()| comm.store(at(CLOCK_OFFSET), clock.page()))
+        .and_then(|()| comm.store(at(CONTROL_OFFSET + offset_of!(Control, next_event_ns) as u64), u64::MAX))
+        .and_then(|()| comm.write(at(MAILBOX_OFFSET), spec));
+    written.ok_or(StartError::SpecTooLarge { len_bytes: spec.len() as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_wakes_up_as_after_a_suspend() {
+        let second = 1_000_000_000_i64;
+        // The host: up for 500 s, of which 7 s asleep; the epoch 1,000 s ago.
+        let host = Sample {
+            tsc: 1,
+            monotonic_ns: 493 * second as u64,
+            realtime_offset_ns: 507 * second,
+            boottime_offset_ns: 7 * second,
+        };
+        // Captured at 900 s since the epoch, when the guest had run for 20 s and slept for 3.
+        let shift = TimeShift::new(20 * second as u64, 3 * second, 900 * second as u64, host);
+        let guest = shift.apply(host);
+        assert_eq!(guest.monotonic_ns, 20 * second as u64, "no jump");
+        assert_eq!(guest.monotonic_ns.cast_signed() + guest.realtime_offset_ns, 1_000 * second);
+        assert_eq!(guest.boottime_offset_ns, 103 * second);
+        assert_eq!(shift.to_guest(host.monotonic_ns), guest.monotonic_ns);
+        assert_eq!(shift.to_host(guest.monotonic_ns + 5), host.monotonic_ns + 5);
+        assert_eq!(shift.to_host(u64::MAX), u64::MAX);
+    }
+}
