@@ -8,7 +8,7 @@ use std::sync::Arc;
 use seuss_abi::spec::ProcessSpec;
 pub use seuss_vmm::{
     CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, Origin, OriginError,
-    RequestError, SnapshotSink, StartError, StartTimings, Stdio, WaitStatus,
+    RequestError, ShellPool, SnapshotSink, StartError, StartTimings, Stdio, WaitStatus,
 };
 
 /// Receives a guest's events, on the guest's own thread.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use seuss_abi::spec::ProcessSpec;
 
+use crate::pool::ShellPool;
 use crate::snapshot::{Origin, SnapshotSink};
 
 /// Everything that [`crate::Guest::start`] needs.
@@ -38,6 +39,8 @@ pub struct CloneConfig {
     pub name: String,
     /// As in [`GuestConfig`].
     pub snapshots: Option<SnapshotSink>,
+    /// Virtual machines made ahead, for this very snapshot; without one, or if none is ready, the clone's is made on the spot.
+    pub pool: Option<Arc<ShellPool>>,
 }
 
 /// One EROFS blob, mapped read-only into the guest.

@@ -10,13 +10,14 @@ use seuss_abi::spec::ProcessSpec;
 use seuss_snapshotter::snapshot::Level;
 
 use crate::boot;
-use crate::clock::{GuestClock, Sample, measure_tsc_khz};
+use crate::clock::{GuestClock, Sample, measure_tsc_khz, monotonic_ns};
 use crate::config::{CloneConfig, GuestConfig, Stdio};
 use crate::error::{GuestError, RequestError, StartError};
 use crate::handles::Handles;
 use crate::hypervisor::Hypervisor;
 use crate::kernel::KernelImage;
 use crate::memory::{Gpa, Memory};
+use crate::pool::{self, Prepared, ShellPool};
 use crate::run::{EventSink, GuestEvent, Parts, Runner, Snapshots, thread};
 use crate::shared::{Request, Shared};
 use crate::shell::Shell;
@@ -26,6 +27,9 @@ use crate::status::WaitStatus;
 
 /// Highest signal number on Linux.
 const SIGNAL_MAX: u32 = 64;
+
+/// So long after its restore a clone still tells what belongs to the working set.
+const LEARN_NS: u64 = 1_000_000_000;
 
 /// A running guest. Dropping it stops the guest and waits until everything it held is released.
 #[derive(Debug)]
@@ -246,6 +250,7 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
             pml4: loaded.pml4,
             shift: TimeShift::default(),
             generation: 0,
+            learning: None,
         },
     };
     launch(parts, timings, started)
@@ -254,30 +259,29 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
 fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> {
     let started = Instant::now();
     let mut timings = StartTimings::default();
-    let CloneConfig { origin, mut process, stdio, name, snapshots } = config;
+    let CloneConfig { origin, mut process, stdio, name, snapshots, pool } = config;
     let manifest = origin.manifest();
     let kernel = KernelImage::chosen()?;
-    let hypervisor = timed(&mut timings.hypervisor, Hypervisor::shared)?;
     let shared = Arc::new(Shared::new(name).map_err(|errno| host("make an eventfd")(errno.into()))?);
     let wake = shared.wake_descriptor().map_err(|errno| host("duplicate an eventfd")(errno.into()))?;
     let mut handles = Handles::new(wake).map_err(|errno| host("make an epoll instance")(errno.into()))?;
     process.stdio =
         handles.adopt_first(stdio).map_err(|errno| host("use the standard descriptors")(errno.into()))?;
     let spec = boot::encode(&process)?;
-    let memory = timed(&mut timings.memory_map, || {
-        Memory::of_clone(manifest.private_bytes, origin.images.clone(), Arc::clone(&origin.layers))
-    })?;
-    let shell = Shell::new(hypervisor, &mut timings)?;
-    let tsc_khz = shell.tsc_khz().unwrap_or_else(measure_tsc_khz);
+    let prepared = match pool.as_deref().and_then(ShellPool::take) {
+        Some(prepared) => prepared,
+        None => pool::prepare(&origin, &mut timings)?,
+    };
+    let Prepared { machine, tsc_khz } = prepared;
+    let tsc_khz = tsc_khz.unwrap_or_else(measure_tsc_khz);
     let now = Sample::take();
     let shift = TimeShift::new(manifest.monotonic_ns, manifest.boottime_offset_ns, manifest.created_ns, now);
     let clock = GuestClock::new(shift.apply(now), tsc_khz);
     timed(&mut timings.load, || {
-        restore::fill(&memory, &origin)?;
-        restore::tell(&memory, &origin, &clock, &spec)
+        restore::fill(&machine.memory, &origin)?;
+        restore::tell(&machine.memory, &origin, &clock, &spec)
     })?;
     let pml4 = Gpa(manifest.pml4_gpa);
-    let machine = shell.fill(memory, pml4, &mut timings)?;
     shared.counters.limit_bytes.set(manifest.private_bytes);
     shared.counters.used_bytes.set(manifest.reserved_bytes);
     thread::install_handler().map_err(host("install the kick signal's handler"))?;
@@ -296,6 +300,7 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
             parent: Some(Arc::clone(&origin)),
             pml4,
             shift,
+            learning: Some((Arc::clone(&origin), monotonic_ns() + LEARN_NS)),
         },
     };
     launch(parts, timings, started)

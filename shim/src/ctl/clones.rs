@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::run::{RunError, clone_process, event_loop, own_stdio};
 use super::timings::us;
-use crate::guest::{CloneConfig, Guest, GuestEvent, GuestStats, Origin, StartTimings, Stdio};
+use crate::guest::{CloneConfig, Guest, GuestEvent, GuestStats, Origin, ShellPool, StartTimings, Stdio};
 
 /// `seussctl clone`.
 #[derive(Args, Debug)]
@@ -27,6 +27,10 @@ pub struct CloneArgs {
     /// So many run at once
     #[arg(short = 'j', long, value_name = "N", default_value_t = 1)]
     pub at_once: u32,
+
+    /// Keep so many virtual machines ready; 0 makes each when it is needed
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub pool: usize,
 
     /// Drop what the clones print
     #[arg(short, long)]
@@ -65,11 +69,19 @@ pub fn run(args: &CloneArgs) -> Result<u8, RunError> {
 
 async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, RunError> {
     let (sender, mut ended) = mpsc::unbounded_channel();
+    let pool = match args.pool {
+        0 => None,
+        size => Some(ShellPool::new(Arc::clone(origin), size)?),
+    };
     let mut guests: Vec<Option<(Guest, Instant)>> = Vec::new();
     let mut runs = Vec::new();
     let mut running = 0;
     while runs.len() < args.count as usize {
         while running < args.at_once.max(1) && guests.len() < args.count as usize {
+            if let Some(pool) = &pool {
+                // A restore that finds the pool empty measures something else.
+                pool.wait()?;
+            }
             let number = guests.len();
             let sender = sender.clone();
             let began = Instant::now();
@@ -79,6 +91,7 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                 stdio: if args.quiet { Stdio::default() } else { own_stdio()? },
                 name: format!("clone-{number}"),
                 snapshots: None,
+                pool: pool.clone(),
             };
             let guest = Guest::restore(config, move |event| {
                 if let GuestEvent::Ended(result) = event {

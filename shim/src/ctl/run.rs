@@ -217,6 +217,7 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
         stdio: own_stdio()?,
         name: format!("seuss-{}", std::process::id()),
         snapshots: Some(snapshots),
+        pool: None,
     })
 }
 

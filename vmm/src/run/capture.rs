@@ -5,7 +5,7 @@ use std::time::Instant;
 use seuss_snapshotter::snapshot::{Level, SnapshotId, store::sha256};
 
 use super::{End, GuestEvent, Runner};
-use crate::clock::{Sample, tsc::rdtsc};
+use crate::clock::{Sample, monotonic_ns, tsc::rdtsc};
 use crate::memory::Gpa;
 use crate::snapshot::capture::{CaptureError, Circumstances, capture};
 use crate::snapshot::{Asked, Origin};
@@ -41,6 +41,16 @@ impl Runner {
         })
     }
 
+    /// While the guest is a young clone: note which pages it has written so far. It stands still.
+    pub(super) fn learn(&mut self) {
+        let Some((origin, until_ns)) = &self.snapshots.learning else { return };
+        if monotonic_ns() > *until_ns {
+            self.snapshots.learning = None;
+            return;
+        }
+        origin.learn(&self.machine.memory);
+    }
+
     fn take(&mut self, asked: Asked) -> Result<SnapshotId, String> {
         let snapshots = &self.snapshots;
         let sink = snapshots.sink.as_ref().ok_or("no store")?;
@@ -63,6 +73,8 @@ impl Runner {
         let id = taken.id();
         // What is captured next adds to this one.
         self.snapshots.parent = Some(Origin::open(&sink.store, id).map_err(|error| error.to_string())?);
+        // What is written from now on belongs to the new snapshot's clones.
+        self.snapshots.learning = None;
         Ok(id)
     }
 }

@@ -153,6 +153,7 @@ impl Runner {
     /// Wait until there is an event or `deadline_ns` of CLOCK_MONOTONIC has passed.
     fn idle(&mut self, deadline_ns: u64) -> Result<(), End> {
         let deadline_ns = self.snapshots.shift.to_host(deadline_ns);
+        self.learn();
         self.publish();
         loop {
             // First the flag, then what it stands for; see `look_around`.

@@ -137,6 +137,8 @@ pub(crate) struct Snapshots {
     pub(crate) shift: TimeShift,
     /// How often the lineage was restored.
     pub(crate) generation: u64,
+    /// What this guest was restored from, while there is still something to learn from it, and until when.
+    pub(crate) learning: Option<(Arc<Origin>, u64)>,
 }
 
 /// What a runner is made of.
@@ -193,6 +195,7 @@ impl Runner {
                 }
             }
         }
+        self.learn();
         let mut unanswered = self.execs.unanswered();
         let (requests, tokens) = self.shared.close();
         unanswered.extend(requests.iter().filter_map(|request| match request {

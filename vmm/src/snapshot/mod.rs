@@ -6,6 +6,7 @@
 pub(crate) mod capture;
 pub(crate) mod cpu;
 pub(crate) mod restore;
+mod working_set;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use seuss_snapshotter::snapshot::{
 
 use crate::config::ImageBlob;
 use crate::error::StartError;
-use crate::memory::{MemoryError, Window, map_images, map_layers};
+use crate::memory::{Memory, MemoryError, Window, map_images, map_layers};
+use working_set::WorkingSet;
 
 /// Where a guest's snapshots go.
 #[derive(Clone, Debug)]
@@ -76,10 +78,14 @@ pub struct Origin {
     lineage: Vec<Snapshot>,
     pub(crate) layers: Arc<Window>,
     pub(crate) images: Vec<Arc<Window>>,
-    /// The page-table image: a frame and its content each.
-    tables: Vec<(u32, Box<[u8; PAGE_SIZE as usize]>)>,
+    /// The page-table image, in order of frames.
+    tables: Vec<Table>,
     copied: Vec<Placed>,
+    working_set: WorkingSet,
 }
+
+/// A page table of the image: its frame and its content.
+type Table = (u32, Box<[u8; PAGE_SIZE as usize]>);
 
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,7 +132,9 @@ impl Origin {
             tables.push((frame, content));
         }
         let copied = leaf.copied()?;
-        Ok(Arc::new(Self { id, manifest, lineage, layers, images, tables, copied }))
+        tables.sort_by_key(|(frame, _)| *frame);
+        let working_set = WorkingSet::new(&tables, &layers, leaf.working_set());
+        Ok(Arc::new(Self { id, manifest, lineage, layers, images, tables, copied, working_set }))
     }
 
     /// Its id.
@@ -154,6 +162,18 @@ impl Origin {
             *entry = LayerWindow { gpa: layer_gpa(manifest.first_page), pages: manifest.layer_pages.into() };
         }
         list
+    }
+
+    /// Learn from a clone that stands still which pages it has written, for later clones.
+    pub(crate) fn learn(&self, memory: &Memory) {
+        let list = self.layer_windows();
+        if let Some(pages) =
+            self.working_set.learn(&self.tables, memory, &self.layers, &list[..self.lineage.len()])
+            && let Some(leaf) = self.leaf()
+            && let Err(error) = leaf.set_working_set(&pages)
+        {
+            tracing::debug!(%error, snapshot = %self.id, "the working set is not kept");
+        }
     }
 
     pub(crate) fn depth(&self) -> u64 {

@@ -61,7 +61,7 @@ impl TimeShift {
     }
 }
 
-/// Fill the private window: page tables, and the pages that the library OS must find at their own addresses.
+/// Fill the private window: page tables, the pages that the library OS must find at their own addresses, and the working set.
 ///
 /// # Errors
 /// [`StartError::Snapshot`] if the snapshot names memory that is not there.
@@ -76,6 +76,13 @@ pub(crate) fn fill(memory: &Memory, origin: &Origin) -> Result<(), StartError> {
         let from = Gpa(layer_gpa(placed.page));
         let copied = private.copy_from(Gpa(frame_gpa(placed.pfn)), &origin.layers, from, PAGE_SIZE);
         copied.ok_or_else(|| damaged(format!("page {} for frame {}", placed.page, placed.pfn)))?;
+    }
+    for step in origin.working_set.steps().iter() {
+        let home = Gpa(frame_gpa(step.page.pfn));
+        let copied = private.copy_from(home, &origin.layers, Gpa(step.from), PAGE_SIZE);
+        copied
+            .and_then(|()| private.store(Gpa(step.slot), step.entry))
+            .ok_or_else(|| damaged(format!("frame {} in its working set", step.page.pfn)))?;
     }
     Ok(())
 }

@@ -274,7 +274,8 @@ impl HostStream {
             return Ok(0);
         }
         if self.dead.get() {
-            return Err(Errno::EPIPE);
+            // As /dev/null: a clone that was given no output is not told that its output is broken.
+            return Ok(source.remaining());
         }
         if !self.writable.get() {
             return Err(Errno::EAGAIN);
@@ -319,10 +320,11 @@ impl HostStream {
 
 impl HandleEvents for HostStream {
     fn restored(&self, alive: bool) {
-        if self.dead.replace(!alive) {
+        if self.dead.get() {
             return;
         }
-        self.hung_up.set(!alive);
+        self.dead.set(!alive);
+        self.hung_up.set(false);
         self.failed.set(false);
         self.ended.set(!alive);
         self.readable.set(true);

@@ -181,7 +181,7 @@ impl Kernel {
 
 impl Space {
     /// Tell of each page that is mapped: where its content lies, and whether it may move (nobody but page-table entries knows where it is).
-    fn classify_pages(&self, visit: &mut dyn FnMut(Gpa, bool)) {
+    pub(crate) fn classify_pages(&self, visit: &mut dyn FnMut(Gpa, bool)) {
         let frames = self.frames().clone();
         for area in self.areas() {
             let object = area.shared || matches!(area.backing, Backing::Object { .. });

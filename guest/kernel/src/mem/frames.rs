@@ -464,9 +464,13 @@ pub(crate) mod testing {
 
     /// Frames of `pages` pages on leaked heap memory, the first `reserved` taken.
     pub(crate) fn frames(pages: usize, reserved: usize) -> Frames {
-        let layout =
-            core::alloc::Layout::from_size_align(pages * PAGE_SIZE as usize, LARGE_PAGE_SIZE as usize)
-                .unwrap();
+        frames_and_layers(pages, reserved, 0)
+    }
+
+    /// The same, with room for `layer_pages` pages of layers right behind the private window.
+    pub(crate) fn frames_and_layers(pages: usize, reserved: usize, layer_pages: usize) -> Frames {
+        let bytes = (pages + layer_pages) * PAGE_SIZE as usize;
+        let layout = core::alloc::Layout::from_size_align(bytes, LARGE_PAGE_SIZE as usize).unwrap();
         // SAFETY: the layout is not empty.
         let memory = unsafe { std::alloc::alloc_zeroed(layout) };
         let direct = (memory as u64).wrapping_sub(PRIVATE_GPA);

@@ -9,4 +9,6 @@ pub mod space;
 pub mod user;
 
 #[cfg(test)]
+mod layer_tests;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,168 @@
+//! Snapshots under KVM, as people use them: programs that take one in the middle, and their clones.
+
+mod common;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use common::skip_without_kvm;
+
+const SEUSSCTL: &str = env!("CARGO_BIN_EXE_seussctl");
+
+/// A root file system with the C programs of `tests/programs`, and a store beside it.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+/// The programs, compiled once per test process.
+fn programs() -> &'static Path {
+    static PROGRAMS: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = PROGRAMS.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["state", "depth"] {
+            let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.c"));
+            let status = Command::new("cc")
+                .args(["-static", "-O1", "-pthread", "-frounding-math", "-o"])
+                .arg(dir.path().join(name))
+                .arg(source)
+                .arg("-lm")
+                .status();
+            assert!(status.unwrap().success(), "cc cannot build {name}");
+        }
+        dir
+    });
+    dir.path()
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("tmp")).unwrap();
+        for name in ["state", "depth"] {
+            fs::copy(programs().join(name), root.join(name)).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn seussctl(&self, args: &[&str]) -> Outcome {
+        let output = Command::new(SEUSSCTL)
+            .args(args)
+            .env("SEUSS_STORE", self.dir.path().join("store"))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let Outcome { code, stdout, stderr } = self.seussctl(args);
+        assert_eq!(code, Some(0), "{args:?}: {stdout}{stderr}");
+        stdout
+    }
+
+    fn ids(&self) -> Vec<serde_json::Value> {
+        serde_json::from_str(&self.ok(&["snapshot", "ls", "--json"])).unwrap()
+    }
+}
+
+/// `word` of the line that a program printed.
+fn word(line: &str, at: usize) -> &str {
+    line.split_whitespace().nth(at).unwrap_or_default()
+}
+
+#[test]
+fn every_kind_of_state_survives_and_clones_differ() {
+    if skip_without_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let first = place.ok(&["run", "--rootfs", "root", "--memory", "64M", "--", "/state"]);
+    assert_eq!((word(&first, 1), word(&first, 5)), ("0", "seuss"), "{first}");
+    let count: usize =
+        std::env::var("SEUSS_TEST_CLONES").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let mut randoms = HashSet::from([word(&first, 3).to_owned()]);
+    for number in 0..count {
+        let host = format!("clone-{number}");
+        let line = place.ok(&["run", "--from", "state", "--hostname", &host]);
+        assert_eq!((word(&line, 1), word(&line, 5)), ("1", &*host), "{line}");
+        assert!(randoms.insert(word(&line, 3).to_owned()), "{line}");
+    }
+    // Two at once, more than once.
+    place.ok(&["clone", "--quiet", "-n", "8", "-j", "2", "state"]);
+    place.ok(&["snapshot", "inspect", "state"]);
+}
+
+#[test]
+fn a_clone_of_a_clone_of_a_clone() {
+    if skip_without_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let out = place.ok(&["run", "--rootfs", "root", "--memory", "32M", "--", "/depth"]);
+    assert_eq!(out.lines().count(), 5, "{out}");
+    let ids = place.ids();
+    let depths: Vec<_> = ids.iter().map(|node| node["depth"].as_u64().unwrap()).collect();
+    assert_eq!(depths, [1, 2, 3, 4, 5], "each snapshot adds to the one before");
+    for level in 1..=5 {
+        let id = ids[level - 1]["id"].as_str().unwrap();
+        let out = place.ok(&["run", "--from", id]);
+        assert!(out.starts_with(&format!("level {level} generation 1\n")), "{out}");
+        assert_eq!(out.lines().count(), 6 - level, "{out}");
+    }
+    // Each of those clones took the rest of the snapshots: five chains from one root, the last of clones of clones.
+    let nodes = place.ids();
+    assert_eq!(nodes.len(), 5 + 4 + 3 + 2 + 1);
+    let deepest = nodes.iter().filter(|node| node["depth"] == 5).last().unwrap();
+    let again = place.ok(&["run", "--from", deepest["id"].as_str().unwrap()]);
+    assert!(again.starts_with("level 5 generation 2\n"), "{again}");
+    // A layer has what changed, not what was there: the regions of one level and the library OS's own pages.
+    let pages: Vec<_> = ids.iter().map(|node| node["layer_pages"].as_u64().unwrap()).collect();
+    assert!(pages[1..].iter().all(|&later| later * 2 < pages[0]), "{pages:?}");
+
+    let tree = place.ok(&["snapshot", "tree"]);
+    assert_eq!(tree.lines().count(), 15, "{tree}");
+    let refused = place.seussctl(&["snapshot", "rm", ids[0]["id"].as_str().unwrap()]);
+    assert_eq!(refused.code, Some(125));
+    assert!(refused.stderr.contains("children"), "{}", refused.stderr);
+    place.ok(&["snapshot", "rm", "--recursive", ids[0]["id"].as_str().unwrap()]);
+    assert!(place.ids().is_empty());
+}
+
+#[test]
+fn what_cannot_be_taken_or_restored_is_told() {
+    if skip_without_kvm() {
+        return;
+    }
+    let place = Place::new();
+    // Without a store the request fails in the program (EOPNOTSUPP), and the program goes on to tell it.
+    let Outcome { code, stdout, .. } =
+        place.seussctl(&["run", "--rootfs", "root", "--memory", "64M", "--", "/state", "snapshot nonsense"]);
+    assert_eq!(code, Some(8), "{stdout}");
+    let id = place.ok(&["snapshot", "create", "--rootfs", "root", "--memory", "64M", "--", "/state"]);
+    let dir = place.dir.path().join("store/snapshots").join(id.trim());
+    for (name, words) in
+        [("pages", "pages is cut off"), ("tables", "tables is cut off"), ("manifest", "manifest")]
+    {
+        let whole = fs::read(dir.join(name)).unwrap();
+        fs::write(dir.join(name), &whole[..whole.len() / 2]).unwrap();
+        let refused = place.seussctl(&["run", "--from", id.trim()]);
+        assert_eq!(refused.code, Some(125));
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        fs::write(dir.join(name), whole).unwrap();
+    }
+    let refused = place.seussctl(&["run", "--from", "nobody"]);
+    assert!(refused.stderr.contains("no snapshot \"nobody\""), "{}", refused.stderr);
+    place.ok(&["run", "--from", id.trim()]);
+}

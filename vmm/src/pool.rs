@@ -1,0 +1,142 @@
+//! Virtual machines made ahead for clones of one snapshot.
+//!
+//! Making a virtual machine with its memory slots is most of what a restore costs in KVM, and nothing in it depends on the clone: a pool makes them on a
+//! thread of its own, and a restore copies pages, tells the clone who it is, and enters. A shell in the pool has no pages yet; it costs what KVM keeps for a
+//! virtual machine and its slots.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::error::StartError;
+use crate::hypervisor::Hypervisor;
+use crate::memory::{Gpa, Memory};
+use crate::shell::{Machine, Shell};
+use crate::snapshot::Origin;
+use crate::stats::StartTimings;
+
+/// A machine that is ready but for its pages, and the TSC's frequency that KVM told.
+pub(crate) struct Prepared {
+    pub(crate) machine: Machine,
+    pub(crate) tsc_khz: Option<u32>,
+}
+
+/// Make the virtual machine of a clone: everything but pages.
+pub(crate) fn prepare(origin: &Origin, timings: &mut StartTimings) -> Result<Prepared, StartError> {
+    let manifest = origin.manifest();
+    let started = std::time::Instant::now();
+    let memory = Memory::of_clone(manifest.private_bytes, origin.images.clone(), Arc::clone(&origin.layers))?;
+    timings.memory_map = started.elapsed();
+    let shell = Shell::new(Hypervisor::shared()?, timings)?;
+    let tsc_khz = shell.tsc_khz();
+    let machine = shell.fill(memory, Gpa(manifest.pml4_gpa), timings)?;
+    Ok(Prepared { machine, tsc_khz })
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<Prepared>,
+    failed: Option<StartError>,
+    ends: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Virtual machines for clones of one snapshot. Dropping it ends its thread and gives everything back.
+pub struct ShellPool {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for ShellPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShellPool").field("ready", &self.shared.lock().ready.len()).finish()
+    }
+}
+
+impl ShellPool {
+    /// Keep `size` virtual machines ready for clones of `origin`. Returns at once; [`Self::wait`] waits for the first ones.
+    ///
+    /// # Errors
+    /// [`StartError::Host`]: no thread.
+    pub fn new(origin: Arc<Origin>, size: usize) -> Result<Arc<Self>, StartError> {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("seuss-pool".into())
+            .spawn(move || fill(&of_thread, &origin, size))
+            .map_err(|error| StartError::Host {
+                operation: "start the pool's thread",
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+            })?;
+        Ok(Arc::new(Self { shared, thread: Some(thread) }))
+    }
+
+    /// Wait until a virtual machine is ready.
+    ///
+    /// # Errors
+    /// [`StartError`]: none can be made. The next call tries again.
+    pub fn wait(&self) -> Result<(), StartError> {
+        let state = self.shared.lock();
+        let empty = |state: &mut State| state.ready.is_empty() && state.failed.is_none() && !state.ends;
+        let mut state = self.shared.changed.wait_while(state, empty).unwrap_or_else(PoisonError::into_inner);
+        let failed = state.failed.take();
+        self.shared.changed.notify_all();
+        match failed {
+            Some(error) if state.ready.is_empty() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Take a virtual machine, if one is ready.
+    pub(crate) fn take(&self) -> Option<Prepared> {
+        let taken = self.shared.lock().ready.pop_front();
+        self.shared.changed.notify_all();
+        taken
+    }
+}
+
+impl Drop for ShellPool {
+    fn drop(&mut self) {
+        self.shared.lock().ends = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.shared.lock().ready.clear();
+    }
+}
+
+/// The pool's thread: keeps it full. A failure is kept until somebody has seen it.
+fn fill(shared: &Shared, origin: &Origin, size: usize) {
+    loop {
+        let state = shared.lock();
+        let idle = |state: &mut State| !state.ends && (state.ready.len() >= size || state.failed.is_some());
+        let state = shared.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        if state.ends {
+            return;
+        }
+        drop(state);
+        let made = prepare(origin, &mut StartTimings::default());
+        let mut state = shared.lock();
+        match made {
+            Ok(prepared) => state.ready.push_back(prepared),
+            Err(error) => {
+                tracing::warn!(%error, snapshot = %origin.id(), "no virtual machine can be made ahead");
+                state.failed = Some(error);
+            }
+        }
+        drop(state);
+        shared.changed.notify_all();
+    }
+}
