@@ -120,7 +120,7 @@ fn run(frames: &Frames, template: Gpa, steps: Vec<(usize, Step)>) {
                 // MAP_FIXED: what was there is gone.
                 let _ = space.unmap(address(page), pages * PAGE_SIZE);
                 space.insert(Area::anonymous(address(page), pages * PAGE_SIZE, RW)).unwrap();
-                (page..page + pages).for_each(|page| drop(model.insert(page, 0)));
+                model.extend((page..page + pages).map(|page| (page, 0)));
             }
             Step::Unmap { page, pages } => {
                 space.unmap(address(page), pages * PAGE_SIZE).unwrap();
