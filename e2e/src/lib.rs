@@ -19,6 +19,7 @@ pub mod paths;
 pub mod phases;
 pub mod progress;
 pub mod report;
+pub mod restore;
 pub mod runtime;
 pub mod servers;
 pub mod snapshots;

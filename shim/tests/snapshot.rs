@@ -124,7 +124,7 @@ fn a_clone_of_a_clone_of_a_clone() {
     // Each of those clones took the rest of the snapshots: five chains from one root, the last of clones of clones.
     let nodes = place.ids();
     assert_eq!(nodes.len(), 5 + 4 + 3 + 2 + 1);
-    let deepest = nodes.iter().filter(|node| node["depth"] == 5).last().unwrap();
+    let deepest = nodes.iter().rfind(|node| node["depth"] == 5).unwrap();
     let again = place.ok(&["run", "--from", deepest["id"].as_str().unwrap()]);
     assert!(again.starts_with("level 5 generation 2\n"), "{again}");
     // A layer has what changed, not what was there: the regions of one level and the library OS's own pages.

@@ -18,7 +18,7 @@ use crate::hypervisor::Hypervisor;
 use crate::kernel::KernelImage;
 use crate::memory::{Gpa, Memory};
 use crate::pool::{self, Prepared, ShellPool};
-use crate::run::{EventSink, GuestEvent, Parts, Runner, Snapshots, thread};
+use crate::run::{EventSink, GuestEvent, Learning, Parts, Runner, Snapshots, thread};
 use crate::shared::{Request, Shared};
 use crate::shell::Shell;
 use crate::snapshot::restore::{self, TimeShift};
@@ -272,14 +272,17 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
         Some(prepared) => prepared,
         None => pool::prepare(&origin, &mut timings)?,
     };
-    let Prepared { machine, tsc_khz } = prepared;
+    let Prepared { machine, tsc_khz, filled } = prepared;
     let tsc_khz = tsc_khz.unwrap_or_else(measure_tsc_khz);
     let now = Sample::take();
     let shift = TimeShift::new(manifest.monotonic_ns, manifest.boottime_offset_ns, manifest.created_ns, now);
     let clock = GuestClock::new(shift.apply(now), tsc_khz);
-    timed(&mut timings.load, || {
-        restore::fill(&machine.memory, &origin)?;
-        restore::tell(&machine.memory, &origin, &clock, &spec)
+    let scout = timed(&mut timings.load, || {
+        let filled = match filled.filter(|&filled| restore::is_current(filled, &origin)) {
+            Some(filled) => filled,
+            None => restore::fill(&machine.memory, &origin)?,
+        };
+        restore::tell(&machine.memory, &origin, &clock, &spec).map(|()| filled.scout)
     })?;
     let pml4 = Gpa(manifest.pml4_gpa);
     shared.counters.limit_bytes.set(manifest.private_bytes);
@@ -300,7 +303,11 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
             parent: Some(Arc::clone(&origin)),
             pml4,
             shift,
-            learning: Some((Arc::clone(&origin), monotonic_ns() + LEARN_NS)),
+            learning: Some(Learning {
+                origin: Arc::clone(&origin),
+                until_ns: monotonic_ns() + LEARN_NS,
+                scout,
+            }),
         },
     };
     launch(parts, timings, started)

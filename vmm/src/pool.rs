@@ -1,8 +1,8 @@
 //! Virtual machines made ahead for clones of one snapshot.
 //!
 //! Making a virtual machine with its memory slots is most of what a restore costs in KVM, and nothing in it depends on the clone: a pool makes them on a
-//! thread of its own, and a restore copies pages, tells the clone who it is, and enters. A shell in the pool has no pages yet; it costs what KVM keeps for a
-//! virtual machine and its slots.
+//! thread of its own and copies the snapshot's pages into them; a restore tells the clone who it is, and enters. A shell in the pool costs what KVM keeps for a virtual
+//! machine and its slots, and the pages.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,12 +14,15 @@ use crate::hypervisor::Hypervisor;
 use crate::memory::{Gpa, Memory};
 use crate::shell::{Machine, Shell};
 use crate::snapshot::Origin;
+use crate::snapshot::restore::{self, Filled};
 use crate::stats::StartTimings;
 
-/// A machine that is ready but for its pages, and the TSC's frequency that KVM told.
+/// A machine that is ready but for what its clone is told, and the TSC's frequency that KVM told.
 pub(crate) struct Prepared {
     pub(crate) machine: Machine,
     pub(crate) tsc_khz: Option<u32>,
+    /// How its private window was filled, if it was.
+    pub(crate) filled: Option<Filled>,
 }
 
 /// Make the virtual machine of a clone: everything but pages.
@@ -31,7 +34,7 @@ pub(crate) fn prepare(origin: &Origin, timings: &mut StartTimings) -> Result<Pre
     let shell = Shell::new(Hypervisor::shared()?, timings)?;
     let tsc_khz = shell.tsc_khz();
     let machine = shell.fill(memory, Gpa(manifest.pml4_gpa), timings)?;
-    Ok(Prepared { machine, tsc_khz })
+    Ok(Prepared { machine, tsc_khz, filled: None })
 }
 
 #[derive(Default)]
@@ -127,7 +130,10 @@ fn fill(shared: &Shared, origin: &Origin, size: usize) {
             return;
         }
         drop(state);
-        let made = prepare(origin, &mut StartTimings::default());
+        let made = prepare(origin, &mut StartTimings::default()).and_then(|prepared| {
+            let filled = restore::fill(&prepared.machine.memory, origin)?;
+            Ok(Prepared { filled: Some(filled), ..prepared })
+        });
         let mut state = shared.lock();
         match made {
             Ok(prepared) => state.ready.push_back(prepared),

@@ -17,7 +17,7 @@ use seuss_e2e::{command, need, paths, progress, snapshots};
 #[derive(Parser)]
 #[command(about = "Runs benchmarks and writes target/bench/report.json", version)]
 struct Args {
-    /// Cases to run; all by default: pod_phases, guest, snapshotter.
+    /// Cases to run; all by default: pod_phases, guest, snapshotter, restore.
     #[arg(long)]
     case: Vec<String>,
     /// Runtimes to compare.
@@ -26,6 +26,9 @@ struct Args {
     /// containerd series.
     #[arg(long, default_value = "1.7")]
     containerd: Version,
+    /// Clones for each depth of the snapshot tree.
+    #[arg(long, default_value_t = 200)]
+    clones: u32,
     /// Pods per runtime.
     #[arg(long, default_value_t = 25)]
     runs: u32,
@@ -34,7 +37,8 @@ struct Args {
 /// A benchmark case: its name in the report and the function that measures it.
 type Case = (&'static str, fn(&Args) -> Result<Map<String, Value>>);
 
-const CASES: [Case; 3] = [("pod_phases", pod_phases), ("guest", guest), ("snapshotter", snapshotter)];
+const CASES: [Case; 4] =
+    [("pod_phases", pod_phases), ("guest", guest), ("snapshotter", snapshotter), ("restore", restore)];
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -137,6 +141,11 @@ fn snapshotter(args: &Args) -> Result<Map<String, Value>> {
         body.insert("pods".into(), Value::Object(pods));
     }
     Ok(body)
+}
+
+/// Clones of snapshots of CPython at several depths of the tree.
+fn restore(args: &Args) -> Result<Map<String, Value>> {
+    seuss_e2e::restore::measure(args.clones)
 }
 
 /// The microbenchmarks of the conformance suite, natively and in the guest.

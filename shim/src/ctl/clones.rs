@@ -1,7 +1,10 @@
 //! `seussctl clone`: many clones of one snapshot, with the time of each phase.
 
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -11,7 +14,10 @@ use tokio::sync::mpsc;
 
 use super::run::{RunError, clone_process, event_loop, own_stdio};
 use super::timings::us;
-use crate::guest::{CloneConfig, Guest, GuestEvent, GuestStats, Origin, ShellPool, StartTimings, Stdio};
+use crate::guest::{
+    CloneConfig, Guest, GuestError, GuestEvent, GuestStats, Origin, ShellPool, StartTimings, Stdio,
+    WaitStatus,
+};
 
 /// `seussctl clone`.
 #[derive(Args, Debug)]
@@ -32,6 +38,10 @@ pub struct CloneArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub pool: usize,
 
+    /// End each clone as soon as it has printed something
+    #[arg(long)]
+    pub until_output: bool,
+
     /// Drop what the clones print
     #[arg(short, long)]
     pub quiet: bool,
@@ -48,8 +58,39 @@ pub struct CloneArgs {
 struct Run {
     start: StartTimings,
     stats: GuestStats,
+    first_output: Option<Duration>,
     total: Duration,
     failed: Option<String>,
+}
+
+/// What the clones' threads tell.
+enum News {
+    /// The first byte of output.
+    Output(usize, Instant),
+    /// The end.
+    Ended(usize, Result<WaitStatus, GuestError>, Instant),
+}
+
+/// A pipe for a clone's output: its first byte is told, and everything is passed on unless it is to be dropped.
+fn output_pipe(number: usize, quiet: bool, news: mpsc::UnboundedSender<News>) -> Result<OwnedFd, RunError> {
+    let (mut reader, writer) =
+        io::pipe().map_err(|source| RunError::Host { operation: "make a pipe", source })?;
+    let pass_on = move || {
+        let mut buffer = vec![0; 1 << 16];
+        let mut first = true;
+        while let Ok(count @ 1..) = reader.read(&mut buffer) {
+            if std::mem::take(&mut first) {
+                // The receiver lives until all have ended.
+                let _ = news.send(News::Output(number, Instant::now()));
+            }
+            if !quiet {
+                let _ = io::stdout().write_all(&buffer[..count]);
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("output".into()).spawn(pass_on);
+    thread.map_err(|source| RunError::Host { operation: "start a thread", source })?;
+    Ok(writer.into())
 }
 
 /// Runs the command.
@@ -68,12 +109,12 @@ pub fn run(args: &CloneArgs) -> Result<u8, RunError> {
 }
 
 async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, RunError> {
-    let (sender, mut ended) = mpsc::unbounded_channel();
+    let (sender, mut news) = mpsc::unbounded_channel();
     let pool = match args.pool {
         0 => None,
         size => Some(ShellPool::new(Arc::clone(origin), size)?),
     };
-    let mut guests: Vec<Option<(Guest, Instant)>> = Vec::new();
+    let mut guests: Vec<Option<(Guest, Instant, Option<Duration>)>> = Vec::new();
     let mut runs = Vec::new();
     let mut running = 0;
     while runs.len() < args.count as usize {
@@ -83,12 +124,15 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                 pool.wait()?;
             }
             let number = guests.len();
+            let stdout = Some(output_pipe(number, args.quiet, sender.clone())?);
+            let others = if args.quiet { Stdio::default() } else { own_stdio()? };
+            let stdio = Stdio { stdout, ..others };
             let sender = sender.clone();
             let began = Instant::now();
             let config = CloneConfig {
                 origin: Arc::clone(origin),
                 process: clone_process(&format!("clone-{number}")),
-                stdio: if args.quiet { Stdio::default() } else { own_stdio()? },
+                stdio,
                 name: format!("clone-{number}"),
                 snapshots: None,
                 pool: pool.clone(),
@@ -96,19 +140,32 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
             let guest = Guest::restore(config, move |event| {
                 if let GuestEvent::Ended(result) = event {
                     // The receiver lives until all have ended.
-                    let _ = sender.send((number, result, Instant::now()));
+                    let _ = sender.send(News::Ended(number, result, Instant::now()));
                 }
             })?;
-            guests.push(Some((guest, began)));
+            guests.push(Some((guest, began, None)));
             running += 1;
         }
-        let Some((number, result, at)) = ended.recv().await else { break };
-        running -= 1;
-        if let Some((guest, began)) = guests.get_mut(number).and_then(Option::take) {
-            let status = result?;
-            let failed = (status.shell_code() != 0).then(|| status.to_string());
-            let (start, stats) = (guest.timings(), guest.stats());
-            runs.push(Run { start, stats, total: at - began, failed });
+        match news.recv().await {
+            Some(News::Output(number, at)) => {
+                if let Some(Some((guest, began, first_output))) = guests.get_mut(number) {
+                    *first_output = Some(at - *began);
+                    if args.until_output {
+                        guest.stop();
+                    }
+                }
+            }
+            Some(News::Ended(number, result, at)) => {
+                running -= 1;
+                if let Some((guest, began, first_output)) = guests.get_mut(number).and_then(Option::take) {
+                    let status = result?;
+                    let wanted = args.until_output && first_output.is_some();
+                    let failed = (status.shell_code() != 0 && !wanted).then(|| status.to_string());
+                    let (start, stats) = (guest.timings(), guest.stats());
+                    runs.push(Run { start, stats, first_output, total: at - began, failed });
+                }
+            }
+            None => break,
         }
     }
     Ok(runs)
@@ -123,7 +180,7 @@ fn percentile(values: &mut [u64], percent: usize) -> u64 {
 
 fn report(args: &CloneArgs, runs: &[Run], open: Duration, all: Duration) {
     type Pick = fn(&Run) -> u64;
-    let phases: [(&str, Pick); 12] = [
+    let phases: [(&str, Pick); 13] = [
         ("vm_create_us", |run| us(run.start.vm_create)),
         ("vcpu_create_us", |run| us(run.start.vcpu_create)),
         ("memory_map_us", |run| us(run.start.memory_map)),
@@ -133,6 +190,7 @@ fn report(args: &CloneArgs, runs: &[Run], open: Duration, all: Duration) {
         ("thread_us", |run| us(run.start.thread)),
         ("start_us", |run| us(run.start.total)),
         ("first_exit_us", |run| us(run.start.first_exit)),
+        ("first_output_us", |run| us(run.first_output.unwrap_or_default())),
         ("total_us", |run| us(run.total)),
         ("faults_snapshot_cow", |run| run.stats.faults.snapshot_cow),
         ("faults_other", |run| run.stats.faults.demand + run.stats.faults.native_cow),

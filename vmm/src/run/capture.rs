@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use seuss_snapshotter::snapshot::{Level, SnapshotId, store::sha256};
 
-use super::{End, GuestEvent, Runner};
+use super::{End, GuestEvent, Learning, Runner};
 use crate::clock::{Sample, monotonic_ns, tsc::rdtsc};
 use crate::memory::Gpa;
 use crate::snapshot::capture::{CaptureError, Circumstances, capture};
@@ -43,12 +43,12 @@ impl Runner {
 
     /// While the guest is a young clone: note which pages it has written so far. It stands still.
     pub(super) fn learn(&mut self) {
-        let Some((origin, until_ns)) = &self.snapshots.learning else { return };
+        let Some(Learning { origin, until_ns, scout }) = &self.snapshots.learning else { return };
         if monotonic_ns() > *until_ns {
             self.snapshots.learning = None;
             return;
         }
-        origin.learn(&self.machine.memory);
+        origin.learn(&self.machine.memory, *scout);
     }
 
     fn take(&mut self, asked: Asked) -> Result<SnapshotId, String> {

@@ -137,8 +137,18 @@ pub(crate) struct Snapshots {
     pub(crate) shift: TimeShift,
     /// How often the lineage was restored.
     pub(crate) generation: u64,
-    /// What this guest was restored from, while there is still something to learn from it, and until when.
-    pub(crate) learning: Option<(Arc<Origin>, u64)>,
+    /// What there is to learn from this guest.
+    pub(crate) learning: Option<Learning>,
+}
+
+/// A young clone, whose use of memory tells what later ones will use.
+pub(crate) struct Learning {
+    /// What it was restored from.
+    pub(crate) origin: Arc<Origin>,
+    /// Until when it is young (CLOCK_MONOTONIC of the host).
+    pub(crate) until_ns: u64,
+    /// Whether its page tables tell what it reads, too.
+    pub(crate) scout: bool,
 }
 
 /// What a runner is made of.
@@ -319,6 +329,7 @@ impl Runner {
     /// A kick: see what there is, and interrupt the guest if it concerns it.
     fn kicked(&mut self) -> Result<(), End> {
         self.shared.counters.kicks.count();
+        self.learn();
         let posted = self.look_around()?;
         let now_ns = monotonic_ns();
         let wishes = self.wishes();

@@ -156,7 +156,8 @@ fn turn(table: &mut [u64; 512], moved: &[u32]) {
             Some(&page) if page != NOWHERE => {
                 let was_writable = if *entry & bits::WRITE == 0 { 0 } else { WAS_WRITABLE };
                 let kept = *entry & !(bits::ADDRESS | bits::WRITE | bits::DIRTY);
-                *entry = kept | layer_gpa(page) | was_writable;
+                // Accessed: a shadow-paging KVM fills in accessed entries around one that faults.
+                *entry = kept | bits::ACCESSED | layer_gpa(page) | was_writable;
             }
             _ => {}
         }
@@ -182,8 +183,9 @@ mod tests {
         moved[3] = 77;
         turn(&mut table, &moved);
         let kept = bits::PRESENT | bits::USER | bits::NO_EXECUTE;
+        let kept = kept | bits::ACCESSED;
         assert_eq!(table[0], layer_gpa(77) | kept | WAS_WRITABLE);
         assert_eq!(table[1..5], before[1..5]);
-        assert_eq!(table[5], layer_gpa(77) | bits::PRESENT);
+        assert_eq!(table[5], layer_gpa(77) | bits::PRESENT | bits::ACCESSED);
     }
 }

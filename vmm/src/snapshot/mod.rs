@@ -21,7 +21,7 @@ use seuss_snapshotter::snapshot::{
 use crate::config::ImageBlob;
 use crate::error::StartError;
 use crate::memory::{Memory, MemoryError, Window, map_images, map_layers};
-use working_set::WorkingSet;
+use working_set::{Ground, WorkingSet};
 
 /// Where a guest's snapshots go.
 #[derive(Clone, Debug)]
@@ -76,6 +76,7 @@ pub struct Origin {
     id: SnapshotId,
     manifest: Manifest,
     lineage: Vec<Snapshot>,
+    list: Vec<LayerWindow>,
     pub(crate) layers: Arc<Window>,
     pub(crate) images: Vec<Arc<Window>>,
     /// The page-table image, in order of frames.
@@ -133,8 +134,10 @@ impl Origin {
         }
         let copied = leaf.copied()?;
         tables.sort_by_key(|(frame, _)| *frame);
-        let working_set = WorkingSet::new(&tables, &layers, leaf.working_set());
-        Ok(Arc::new(Self { id, manifest, lineage, layers, images, tables, copied, working_set }))
+        let list: Vec<_> = lineage.iter().map(|snapshot| layer_window(snapshot.manifest())).collect();
+        let ground = Ground { tables: &tables, layers: &layers, list: &list };
+        let working_set = WorkingSet::new(&ground, &leaf.working_set());
+        Ok(Arc::new(Self { id, manifest, lineage, list, layers, images, tables, copied, working_set }))
     }
 
     /// Its id.
@@ -157,18 +160,14 @@ impl Origin {
     /// The layers as the guest learns of them.
     pub(crate) fn layer_windows(&self) -> [LayerWindow; LAYERS_MAX] {
         let mut list = [LayerWindow::default(); LAYERS_MAX];
-        for (entry, snapshot) in list.iter_mut().zip(&self.lineage) {
-            let manifest = snapshot.manifest();
-            *entry = LayerWindow { gpa: layer_gpa(manifest.first_page), pages: manifest.layer_pages.into() };
-        }
+        list.iter_mut().zip(&self.list).for_each(|(entry, layer)| *entry = *layer);
         list
     }
 
-    /// Learn from a clone that stands still which pages it has written, for later clones.
-    pub(crate) fn learn(&self, memory: &Memory) {
-        let list = self.layer_windows();
-        if let Some(pages) =
-            self.working_set.learn(&self.tables, memory, &self.layers, &list[..self.lineage.len()])
+    /// Learn from a clone that stands still which pages it has used, for later clones.
+    pub(crate) fn learn(&self, memory: &Memory, scout: bool) {
+        let ground = Ground { tables: &self.tables, layers: &self.layers, list: &self.list };
+        if let Some(pages) = self.working_set.learn(&ground, memory, scout)
             && let Some(leaf) = self.leaf()
             && let Err(error) = leaf.set_working_set(&pages)
         {
@@ -179,6 +178,10 @@ impl Origin {
     pub(crate) fn depth(&self) -> u64 {
         self.lineage.len() as u64
     }
+}
+
+fn layer_window(manifest: &Manifest) -> LayerWindow {
+    LayerWindow { gpa: layer_gpa(manifest.first_page), pages: manifest.layer_pages.into() }
 }
 
 /// Where page `page` of a lineage lies.

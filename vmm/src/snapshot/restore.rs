@@ -8,11 +8,13 @@ use seuss_abi::comm::{
 };
 use seuss_abi::layout::{COMM_GPA, IMAGE_WINDOWS_MAX, PAGE_SIZE};
 
+use super::working_set::points_at_layer;
 use super::{Origin, frame_gpa, layer_gpa};
 use crate::boot;
 use crate::clock::{GuestClock, Sample};
 use crate::error::StartError;
-use crate::memory::{Gpa, Memory};
+use crate::kernel::page_table::bits;
+use crate::memory::{Gpa, Memory, Window};
 
 /// How a guest's clocks differ from the host's: a clone's CLOCK_MONOTONIC goes on where the snapshot's stood, its CLOCK_BOOTTIME and CLOCK_REALTIME have moved
 /// on meanwhile, as after a suspend.
@@ -61,30 +63,59 @@ impl TimeShift {
     }
 }
 
+/// How a private window was filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Filled {
+    /// Pages of the working set then.
+    working_set: usize,
+    /// Whether the clone is to tell which pages it uses.
+    pub(crate) scout: bool,
+}
+
 /// Fill the private window: page tables, the pages that the library OS must find at their own addresses, and the working set.
 ///
 /// # Errors
 /// [`StartError::Snapshot`] if the snapshot names memory that is not there.
-pub(crate) fn fill(memory: &Memory, origin: &Origin) -> Result<(), StartError> {
+pub(crate) fn fill(memory: &Memory, origin: &Origin) -> Result<Filled, StartError> {
     let private = memory.private();
     let damaged = |what: String| StartError::Snapshot { id: origin.id().to_string(), what };
+    let scout = origin.working_set.wants_scout();
     for (pfn, content) in &origin.tables {
-        let written = private.write(Gpa(frame_gpa(*pfn)), &content[..]);
+        let gpa = Gpa(frame_gpa(*pfn));
+        let written = private.write(gpa, &content[..]);
         written.ok_or_else(|| damaged(format!("a page table in frame {pfn}")))?;
+        if scout {
+            clear_accessed(private, gpa);
+        }
     }
     for placed in &origin.copied {
         let from = Gpa(layer_gpa(placed.page));
         let copied = private.copy_from(Gpa(frame_gpa(placed.pfn)), &origin.layers, from, PAGE_SIZE);
         copied.ok_or_else(|| damaged(format!("page {} for frame {}", placed.page, placed.pfn)))?;
     }
-    for step in origin.working_set.steps().iter() {
+    let steps = origin.working_set.steps();
+    for step in steps.iter().filter(|_| !scout) {
         let home = Gpa(frame_gpa(step.page.pfn));
         let copied = private.copy_from(home, &origin.layers, Gpa(step.from), PAGE_SIZE);
         copied
             .and_then(|()| private.store(Gpa(step.slot), step.entry))
             .ok_or_else(|| damaged(format!("frame {} in its working set", step.page.pfn)))?;
     }
-    Ok(())
+    Ok(Filled { working_set: steps.len(), scout })
+}
+
+/// Whether a window that was filled earlier is as one that is filled now would be.
+pub(crate) fn is_current(filled: Filled, origin: &Origin) -> bool {
+    filled.scout || filled.working_set == origin.working_set.steps().len()
+}
+
+fn clear_accessed(private: &Window, gpa: Gpa) {
+    if let Some(mut table) = private.load::<[u64; 512]>(gpa) {
+        for entry in table.iter_mut().filter(|entry| points_at_layer(**entry)) {
+            *entry &= !bits::ACCESSED;
+        }
+        private.store(gpa, table);
+    }
 }
 
 /// Write what the clone is told: boot block, clock, control page, description.
