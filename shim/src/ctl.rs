@@ -163,7 +163,8 @@ pub fn main() -> ExitCode {
         }
     };
     crate::logging::to_stderr();
-    let ran = |outcome: Result<u8, run::RunError>| outcome.map_err(|error| (error.exit_code(), error.to_string()));
+    let ran =
+        |outcome: Result<u8, run::RunError>| outcome.map_err(|error| (error.exit_code(), error.to_string()));
     let done = |outcome: Result<(), String>| outcome.map(|()| 0).map_err(|error| (EXIT_FAILURE, error));
     let outcome = match cli.command {
         Command::Run(args) => ran(run::run(&args)),

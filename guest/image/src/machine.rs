@@ -7,8 +7,9 @@ use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 use seuss_abi::call::{Op, Slot};
 use seuss_abi::comm::{
-    BOOT_OFFSET, BootBlock, CAPTURE_OFFSET, CAPTURE_SIZE, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control, EVENTS_OFFSET, MAILBOX_OFFSET,
-    MAILBOX_SIZE, PAYLOAD_OFFSET, PAYLOAD_SIZE, SLOT_OFFSET, SUBMISSIONS_OFFSET,
+    BOOT_OFFSET, BootBlock, CAPTURE_OFFSET, CAPTURE_SIZE, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control,
+    EVENTS_OFFSET, MAILBOX_OFFSET, MAILBOX_SIZE, PAYLOAD_OFFSET, PAYLOAD_SIZE, SLOT_OFFSET,
+    SUBMISSIONS_OFFSET,
 };
 use seuss_abi::event::{Event, RING_ENTRIES, Ring};
 use seuss_abi::layout::{COMM_GPA, DIRECT_BASE, KERNEL_BASE, PRIVATE_GPA};
