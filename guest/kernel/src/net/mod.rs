@@ -15,6 +15,7 @@ pub mod address;
 pub mod file;
 pub mod inet;
 pub mod message;
+pub mod netlink;
 pub mod options;
 pub mod unix;
 
@@ -28,10 +29,12 @@ use crate::fs::notify::Notifier;
 use crate::fs::{Context, Env};
 use crate::task::credentials::Credentials;
 use crate::wait::{Readiness, Woken};
+use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
+use netlink::NetlinkSocket;
 use unix::UnixSocket;
 
 /// Address families (linux/socket.h).
@@ -383,13 +386,15 @@ pub struct Net {
     pub env: Rc<Env>,
     /// AF_UNIX.
     pub unix: Rc<unix::Shared>,
+    /// Addresses of AF_NETLINK sockets in use.
+    pub netlink_ports: Rc<RefCell<BTreeSet<u32>>>,
 }
 
 impl Net {
     /// No sockets yet.
     #[must_use]
     pub fn new(env: &Rc<Env>) -> Self {
-        Self { env: env.clone(), unix: unix::Shared::new(env) }
+        Self { env: env.clone(), unix: unix::Shared::new(env), netlink_ports: Rc::default() }
     }
 
     /// socket(2): a socket of `family`.
@@ -409,6 +414,7 @@ impl Net {
             family::INET | family::INET6 => {
                 inet::create(&self.env.uplink, &self.env.woken, caller, family, kind, protocol)
             }
+            family::NETLINK => Ok(NetlinkSocket::create(self, kind, protocol)?),
             _ => Err(Errno::EAFNOSUPPORT),
         }
     }

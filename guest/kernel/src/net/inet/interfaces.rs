@@ -18,6 +18,8 @@ const SIOCGIFMTU: u32 = 0x8921;
 const SIOCGIFHWADDR: u32 = 0x8927;
 const SIOCGIFINDEX: u32 = 0x8933;
 const SIOCGIFTXQLEN: u32 = 0x8942;
+/// Requests about addresses, which only sockets of AF_INET serve: SIOCGIFADDR to SIOCSIFNETMASK.
+pub(in crate::net) const INTERNET: core::ops::RangeInclusive<u32> = 0x8915..=0x891c;
 /// Bytes of struct ifreq.
 const REQUEST_BYTES: usize = 40;
 /// Bytes of ifr_name.
@@ -31,7 +33,7 @@ const IFF_LOOPBACK: u32 = 8;
 ///
 /// # Errors
 /// ENOTTY (another request), ENODEV, EADDRNOTAVAIL, EFAULT, EPERM (changes).
-pub(super) fn ioctl(
+pub(in crate::net) fn ioctl(
     uplink: &Rc<Uplink>,
     memory: &dyn UserMemory,
     request: u32,

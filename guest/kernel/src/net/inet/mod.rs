@@ -9,7 +9,7 @@
 //! close(2) wait.
 
 mod datagram;
-mod interfaces;
+pub(super) mod interfaces;
 mod options;
 mod stream;
 

@@ -27,10 +27,12 @@ pub use listing::listing;
 pub use name::Names;
 
 use super::address::UnixAddress;
+use super::inet::interfaces;
 use super::{
     Caller, Common, Incoming, Outcome, Outgoing, Shutdown, Socket, SocketType, Ucred, family, options,
 };
 use crate::errno::{Errno, Result};
+use crate::fs::file::UserMemory;
 use crate::fs::{Env, File};
 use crate::wait::Readiness;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -123,7 +125,7 @@ pub struct UnixSocket {
     /// What it has sent and nobody has received yet, with overhead.
     under_way: Cell<usize>,
     /// Sockets that wait until there is room in this one's queues.
-    blocked: RefCell<Vec<Weak<Self>>>,
+    blocked: RefCell<BTreeMap<u64, Weak<Self>>>,
     /// SO_PEERCRED.
     identity: RefCell<Option<Identity>>,
     /// Who sent what a MSG_WAITALL call has received so far.
@@ -233,7 +235,7 @@ impl UnixSocket {
 
     /// Let those who found a queue full try again.
     fn wake_blocked(&self) {
-        for socket in self.blocked.take().iter().filter_map(Weak::upgrade) {
+        for socket in self.blocked.take().values().filter_map(Weak::upgrade) {
             socket.notify(Readiness::WRITABLE);
         }
     }
@@ -241,13 +243,13 @@ impl UnixSocket {
     /// Tell `socket` when there is room in this one's queues.
     fn tell_of_room(&self, socket: &Self) {
         let mut blocked = self.blocked.borrow_mut();
-        if blocked.iter().any(|known| core::ptr::eq(known.as_ptr(), socket)) {
+        if blocked.contains_key(&socket.id) {
             return;
         }
         if blocked.len().is_power_of_two() {
-            blocked.retain(|known| known.strong_count() > 0);
+            blocked.retain(|_, known| known.strong_count() > 0);
         }
-        blocked.push(socket.me.clone());
+        blocked.insert(socket.id, socket.me.clone());
     }
 
     /// The socket ends: nobody has a descriptor of it, or it was never accepted.
@@ -386,6 +388,13 @@ impl Socket for UnixSocket {
 
     fn bytes_unsent(&self) -> Result<u64> {
         if self.is_listening() { Err(Errno::EINVAL) } else { Ok(self.under_way.get() as u64) }
+    }
+
+    fn ioctl(&self, memory: &dyn UserMemory, request: u32, argument: u64) -> Result<u64> {
+        if interfaces::INTERNET.contains(&request) {
+            return Err(Errno::ENOTTY);
+        }
+        interfaces::ioctl(&self.shared.env.uplink, memory, request, argument)
     }
 
     fn release(&self) {
