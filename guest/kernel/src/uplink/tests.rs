@@ -74,6 +74,10 @@ impl Machine for Vmm {
         Clock { mult: 1, ..Clock::default() }
     }
     fn read_mailbox(&self, _bytes: &mut [u8]) {}
+    fn write_capture_area(&self, _bytes: &[u8]) {}
+    fn stack(&self) -> (u64, u64) {
+        (0, 0)
+    }
     fn take_attention(&self) -> bool {
         false
     }

@@ -14,7 +14,12 @@ use alloc::vec::Vec;
 
 /// The family.
 pub const TABLE: &[Entry] = &[
-    partial(41, "socket", make_socket, "AF_UNIX, AF_INET, AF_INET6, AF_NETLINK (NETLINK_ROUTE); no raw sockets"),
+    partial(
+        41,
+        "socket",
+        make_socket,
+        "AF_UNIX, AF_INET, AF_INET6, AF_NETLINK (NETLINK_ROUTE); no raw sockets",
+    ),
     full(43, "accept", |call| accept(call, 0)),
     full(53, "socketpair", socketpair),
     full(288, "accept4", |call| accept(call, call.args[3])),
