@@ -42,9 +42,10 @@ impl EventRing {
         if filled as usize > RING_ENTRIES { Err(BadTail { head: self.head, tail }) } else { Ok(filled) }
     }
 
-    /// Whether the guest has entries to consume that it should be woken for.
+    /// Whether the guest has entries to consume that it should be woken for: loud ones, or so many that the ring fills up.
     pub(crate) fn wakes(&self, comm: &Window) -> Result<bool, BadTail> {
-        Ok(self.filled(comm)? > self.quiet_tail)
+        let filled = self.filled(comm)?;
+        Ok(filled > self.quiet_tail || filled as usize >= RING_ENTRIES / 2 || !self.waiting.is_empty())
     }
 
     /// Events that have not reached the ring.
@@ -125,6 +126,14 @@ mod tests {
         assert_eq!((consume(&comm), ring.wakes(&comm)), (Some(1), Ok(true)));
         assert_eq!((consume(&comm), ring.wakes(&comm)), (Some(2), Ok(false)));
         assert_eq!(consume(&comm), Some(3));
+        for number in 0..2 * RING_ENTRIES as u64 {
+            ring.push_quiet(event(number));
+        }
+        assert_eq!(
+            (ring.flush(&comm), ring.wakes(&comm)),
+            (Ok(false), Ok(true)),
+            "a full ring must be emptied"
+        );
     }
 
     proptest! {

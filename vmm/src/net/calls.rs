@@ -43,6 +43,15 @@ fn address(memory: &Memory, len: u64) -> rustix::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether only privileged processes of this network namespace may bind the address' port.
+fn is_privileged_port(address: &[u8]) -> bool {
+    let port = address.get(2..4).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
+    // The file is that of the reading thread's namespace.
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let first = first.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024_u32);
+    port != 0 && u32::from(port) < first
+}
+
 impl Sockets {
     /// Serve `op`, which is one of those of sockets.
     pub(crate) fn call(&mut self, op: Op, args: &[u64; 6], memory: &Memory, ring: &mut EventRing) -> i64 {
@@ -59,7 +68,7 @@ impl Sockets {
         }
         let Ok(handle) = u32::try_from(handle) else { return result(Err(Errno::BADF)) };
         result(match op {
-            Op::Bind => self.bind(handle, b, memory),
+            Op::Bind => self.bind(handle, b, c != 0, memory),
             Op::Listen => self.listen(handle, b, memory, ring),
             Op::Connect => self.connect(handle, b, memory, ring),
             Op::Name => self.name(handle, b != 0, memory),
@@ -69,9 +78,19 @@ impl Sockets {
         })
     }
 
-    fn bind(&mut self, handle: u32, len: u64, memory: &Memory) -> rustix::io::Result<i64> {
+    fn bind(
+        &mut self,
+        handle: u32,
+        len: u64,
+        unprivileged: bool,
+        memory: &Memory,
+    ) -> rustix::io::Result<i64> {
         let fd = self.get(handle).ok_or(Errno::BADF)?.fd()?;
-        sys::bind(fd, &address(memory, len)?)?;
+        let address = address(memory, len)?;
+        if unprivileged && is_privileged_port(&address) {
+            return Err(Errno::ACCESS);
+        }
+        sys::bind(fd, &address)?;
         let (bound, len) = sys::name(fd, false)?;
         Ok(answer(memory, &bound[..len]))
     }

@@ -560,13 +560,14 @@ impl Endpoint {
 
     // ---- calls
 
-    /// bind(2).
+    /// bind(2); only a `privileged` caller gets ports that need privileges.
     ///
     /// # Errors
     /// The host's.
-    pub fn bind(&self, address: &[u8]) -> Result {
+    pub fn bind(&self, address: &[u8], privileged: bool) -> Result {
         let (mut payload, len) = padded(address);
-        let len = self.uplink.call(Op::Bind, [u64::from(self.handle), len, 0, 0, 0, 0], &mut payload)?;
+        let args = [u64::from(self.handle), len, u64::from(!privileged), 0, 0, 0];
+        let len = self.uplink.call(Op::Bind, args, &mut payload)?;
         self.set_local(&payload[..(len as usize).min(ADDRESS_BYTES)]);
         if self.datagram {
             self.want();

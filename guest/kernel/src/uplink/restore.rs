@@ -52,7 +52,7 @@ impl Uplink {
         }
         let local = endpoint.local.borrow().clone();
         if !local.is_empty() {
-            endpoint.bind(&local)?;
+            endpoint.bind(&local, true)?;
         }
         if connected {
             let peer = endpoint.peer_name().unwrap_or_default();

@@ -137,7 +137,7 @@ impl Bench {
         let endpoint = self.uplink.open(2, 1, 6).unwrap();
         *self.vmm.payload.borrow_mut() = address(80);
         self.vmm.result.set(16);
-        endpoint.bind(&address(80)).unwrap();
+        endpoint.bind(&address(80), true).unwrap();
         self.vmm.result.set(0);
         endpoint.listen(100).unwrap();
         endpoint

@@ -29,9 +29,6 @@ use core::cell::Cell;
 const TCP: i32 = 6;
 /// IPPROTO_UDP.
 const UDP: i32 = 17;
-/// Ports below need privileges (net.ipv4.ip_unprivileged_port_start).
-const PORTS_UNPRIVILEGED: u16 = 1024;
-
 /// A TCP or UDP socket.
 pub struct InetSocket {
     common: Common,
@@ -116,7 +113,7 @@ impl InetSocket {
     }
 
     /// Check an address for bind(2) and connect(2).
-    fn check_address(&self, bytes: &[u8]) -> Result<u16> {
+    fn check_address(&self, bytes: &[u8]) -> Result {
         let (least, own) = match self.common.family {
             family::INET => (address::INET_BYTES, family::INET),
             _ => (address::INET6_BYTES_MIN, family::INET6),
@@ -127,7 +124,7 @@ impl InetSocket {
         if address::family_of(bytes) != Some(own) {
             return Err(Errno::EAFNOSUPPORT);
         }
-        Ok(u16::from_be_bytes([bytes[2], bytes[3]]))
+        Ok(())
     }
 }
 
@@ -151,17 +148,12 @@ impl Socket for InetSocket {
             && address.len() >= address::INET_BYTES
             && address::family_of(address) == Some(family::UNSPEC)
             && address[4..8] == [0; 4];
-        let port = if unspecified {
-            u16::from_be_bytes([address[2], address[3]])
-        } else {
-            self.check_address(address)?
-        };
-        if port != 0 && port < PORTS_UNPRIVILEGED && !caller.credentials.is_privileged() {
-            return Err(Errno::EACCES.into());
+        if !unspecified {
+            self.check_address(address)?;
         }
         let mut address = address.to_vec();
         address[..2].copy_from_slice(&self.common.family.to_le_bytes());
-        self.endpoint.bind(&address)?;
+        self.endpoint.bind(&address, caller.credentials.is_privileged())?;
         Ok(())
     }
 
