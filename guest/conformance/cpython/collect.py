@@ -12,6 +12,7 @@ hang costs one case and not the rest of its module.
 """
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -208,6 +209,8 @@ def reap(worker_pid):
 
 
 def supervise(module, quiet_seconds):
+    # Some cases open files until there are no more; 1024 is what they expect of a system.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     results = Results()
     for _ in range(WORKERS_MAX):
         known = len(results.cases)

@@ -12,7 +12,8 @@ pub mod known;
 pub mod table;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::case::{Case, Header};
-use crate::exec::{self, Outcome, Status};
+use crate::exec::{self, Status};
 use crate::suite::DIR_IN_ROOT;
 use cases::Cases;
 use known::Known;
@@ -79,6 +80,9 @@ pub struct Options {
     pub jobs: usize,
     /// Write table and known differences instead of comparing with them.
     pub bless: bool,
+    /// Keep what the collector prints in this directory (`linux/MODULE`, `guest/MODULE`), and do not run what is there already: a long
+    /// run can be stopped and taken up again.
+    pub keep: Option<PathBuf>,
 }
 
 /// Where things are.
@@ -111,7 +115,7 @@ pub fn run(options: &Options, place: Place<'_>) -> Result<bool> {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(module) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let row = judge(module, &known, place);
+                    let row = judge(module, &known, options.keep.as_deref(), place);
                     print_line(&row, &known, width);
                     rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(row);
                 }
@@ -153,19 +157,19 @@ fn case(args: &[&str]) -> Result<Case> {
 }
 
 /// Runs a module on both sides, and once more where the guest does worse than is known.
-fn judge(module: &str, known: &Known, place: Place<'_>) -> Row {
-    let mut row = one_run(module, place);
-    if !row.news(known).is_empty() {
-        let again = one_run(module, place);
+fn judge(module: &str, known: &Known, keep: Option<&Path>, place: Place<'_>) -> Row {
+    let mut row = one_run(module, keep, place);
+    if keep.is_none() && !row.news(known).is_empty() {
+        let again = one_run(module, None, place);
         row.native.improve(&again.native);
         row.guest.improve(&again.guest);
     }
     row
 }
 
-fn one_run(module: &str, place: Place<'_>) -> Row {
-    let (native, native_time) = collected(on_side(module, place, Side::Linux));
-    let (guest, guest_time) = collected(on_side(module, place, Side::Guest));
+fn one_run(module: &str, keep: Option<&Path>, place: Place<'_>) -> Row {
+    let (native, native_time) = on_side(module, Side::Linux, keep, place);
+    let (guest, guest_time) = on_side(module, Side::Guest, keep, place);
     Row { module: module.to_owned(), native, guest, native_time, guest_time }
 }
 
@@ -176,17 +180,25 @@ enum Side {
     Guest,
 }
 
-fn on_side(module: &str, place: Place<'_>, side: Side) -> Result<Outcome> {
-    match side {
-        Side::Linux => exec::on_linux(&case(&[module])?, place.root, place.launcher),
-        // Linux has a case killed after its time; the guest's kernel may itself be what hangs, so the run has an end as well.
-        Side::Guest => exec::in_guest(&case(&[module])?, place.image, place.launcher),
+fn on_side(module: &str, side: Side, keep: Option<&Path>, place: Place<'_>) -> (Cases, Duration) {
+    let name = if matches!(side, Side::Linux) { "linux" } else { "guest" };
+    let file = keep.map(|directory| directory.join(name).join(module));
+    if let Some(text) = file.as_ref().and_then(|file| fs::read_to_string(file).ok()) {
+        return (Cases::parse(&text), Duration::ZERO);
     }
-}
-
-fn collected(outcome: Result<Outcome>) -> (Cases, Duration) {
+    let outcome = case(&[module]).and_then(|case| match side {
+        Side::Linux => exec::on_linux(&case, place.root, place.launcher),
+        Side::Guest => exec::in_guest(&case, place.image, place.launcher),
+    });
     match outcome {
-        Ok(outcome) => (Cases::read(&outcome), outcome.elapsed),
+        Ok(outcome) => {
+            let cases = Cases::read(&outcome);
+            if let Some(file) = file {
+                let _ = fs::create_dir_all(file.parent().unwrap_or(Path::new(".")));
+                let _ = fs::write(file, cases.to_string());
+            }
+            (cases, outcome.elapsed)
+        }
         Err(error) => (Cases::broken(&format!("{error:#}")), Duration::ZERO),
     }
 }

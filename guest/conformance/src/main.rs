@@ -86,6 +86,9 @@ struct CpythonArgs {
     /// Modules at the same time
     #[arg(long, short, default_value_t = 2)]
     jobs: usize,
+    /// Keep each module's results here, and do not run again what is there
+    #[arg(long)]
+    keep: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -161,7 +164,7 @@ fn run_cpython(args: CpythonArgs) -> Result<ExitCode> {
         false => args.modules,
     };
     let bless = std::env::var_os("SEUSS_BLESS").is_some_and(|value| value == "1");
-    let options = cpython::Options { modules, jobs: args.jobs, bless };
+    let options = cpython::Options { modules, jobs: args.jobs, bless, keep: args.keep };
     let fine = cpython::run(&options, cpython::Place { root: &root, image: &image, launcher: &launcher })?;
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -26,7 +26,9 @@ use rustix::process::{
     Resource, Rlimit, Signal, getrlimit, pivot_root, set_parent_process_death_signal, setrlimit, setsid,
     umask,
 };
-use rustix::thread::{CpuSet, UnshareFlags, sched_getcpu, sched_setaffinity};
+use rustix::thread::{
+    CapabilitySet, CpuSet, UnshareFlags, remove_capability_from_bounding_set, sched_getcpu, sched_setaffinity,
+};
 
 /// The overlay's parts, on a tmpfs that this mount namespace alone has over the directory `native` beside the root.
 const UPPER: &str = "upper";
@@ -109,6 +111,7 @@ pub fn inside(root: &Path, argv: &[String]) -> Result<()> {
         setrlimit(resource, limit).context("cannot set a resource limit")?;
     }
     setsid().context("cannot make a session")?;
+    without_the_machine()?;
     default_signals();
     let (program, args) = argv.split_first().context("no program")?;
     let error = Command::new(program).args(args).exec();
@@ -125,6 +128,15 @@ fn new_namespaces(flags: UnshareFlags) -> Result<()> {
 fn close_inherited() {
     // SAFETY: called before this process opens any descriptor of its own.
     unsafe { libc::close_range(3, u32::MAX, 0) };
+}
+
+/// No container may do what no namespace separates: set the machine's clock, restart it, load modules. Gone from the bounding set, these
+/// capabilities are gone for good when the program is executed (capabilities(7)).
+fn without_the_machine() -> Result<()> {
+    for capability in [CapabilitySet::SYS_TIME, CapabilitySet::SYS_BOOT, CapabilitySet::SYS_MODULE] {
+        remove_capability_from_bounding_set(capability).context("cannot drop a capability")?;
+    }
+    Ok(())
 }
 
 /// What the caller ignores would be ignored by the program too. glibc's own signal(3) leaves 32 and 33 out: the call is raw.

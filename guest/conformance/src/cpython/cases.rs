@@ -1,6 +1,7 @@
 //! What the collector tells of a module's test cases.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::exec::{Outcome, Status};
 
@@ -98,6 +99,21 @@ impl Cases {
     }
 }
 
+impl fmt::Display for Cases {
+    /// As the collector tells them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (case, (verdict, why)) in &self.0 {
+            let word = match verdict {
+                Verdict::Passed => "pass",
+                Verdict::Skipped => "skip",
+                Verdict::Failed => "fail",
+            };
+            writeln!(f, "{MARK}\t{word}\t{case}\t{why}")?;
+        }
+        Ok(())
+    }
+}
+
 fn last_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().chars().take(200).collect()
@@ -118,6 +134,12 @@ mod tests {
         assert_eq!(cases.passed().collect::<Vec<_>>(), ["a.B.c"]);
         assert_eq!((cases.why("a.B.d"), cases.why("a.B.e")), ("OSError: x".into(), "skipped: why".into()));
         assert_eq!(cases.why("a.B.f"), "did not run");
+    }
+
+    #[test]
+    fn what_is_kept_is_read_again() {
+        let cases = Cases::parse(TEXT);
+        assert_eq!(Cases::parse(&cases.to_string()).to_string(), cases.to_string());
     }
 
     #[test]

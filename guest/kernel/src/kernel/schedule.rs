@@ -491,8 +491,7 @@ impl Kernel {
         let now = self.machine.tsc();
         let start = self.slice_start.replace(now);
         if let Some(thread) = self.current() {
-            let clock = self.machine.clock();
-            let spent = clock.monotonic_ns(now).saturating_sub(clock.monotonic_ns(start));
+            let spent = self.machine.clock().elapsed_ns(start, now);
             thread.cpu_ns.set(thread.cpu_ns.get() + spent);
         }
     }
