@@ -247,8 +247,14 @@ impl Socket {
         let mut errors = 0;
         while self.readable && !self.closing && !self.starved && self.inbox.room_bytes() > 0 {
             let Ok(fd) = &self.fd else { return };
-            let wanted = padded(sys::readable_bytes(fd) as u64);
+            let next = sys::readable_bytes(fd) as u64;
+            let wanted = padded(next);
             if wanted > self.inbox.room_bytes() {
+                // None, or an empty one?
+                if next == 0 && !sys::has_datagram(fd) {
+                    self.readable = false;
+                    break;
+                }
                 self.starved = true;
                 needed = Some(wanted);
                 break;

@@ -106,6 +106,14 @@ pub(super) fn readable_bytes(fd: &OwnedFd) -> usize {
     rustix::io::ioctl_fionread(fd).map_or(0, |bytes| bytes as usize)
 }
 
+/// Whether a datagram (or an error) waits.
+pub(super) fn has_datagram(fd: &OwnedFd) -> bool {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the kernel writes nothing, the buffer has no bytes.
+    let returned = unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), 0, flags) };
+    outcome(returned) != Err(Errno::AGAIN)
+}
+
 fn message(iovecs: &mut [libc::iovec], name: &mut [u8]) -> libc::msghdr {
     // SAFETY: msghdr is a C structure of integers and pointers, for which zero is valid.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
