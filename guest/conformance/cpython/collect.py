@@ -21,7 +21,7 @@ import time
 
 # A module that keeps crashing is given up.
 WORKERS_MAX = 40
-QUIET_SECONDS = 120
+QUIET_SECONDS = 240
 
 
 # ---- the worker
