@@ -283,6 +283,7 @@ impl Writer<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn message(len: u64, level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
         let mut bytes = len.to_le_bytes().to_vec();
@@ -313,6 +314,19 @@ mod tests {
     fn malformed_control_buffers_are_refused() {
         for len in [0, 15, 25, u64::MAX, 1 << 63] {
             assert_eq!(lens(&message(len, 1, 1, &[0; 8])), Err(Errno::EINVAL), "{len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_buffer_breaks_anything(mut bytes in prop::collection::vec(any::<u8>(), 0..200), len in 0u64..220) {
+            if bytes.len() >= 8 {
+                bytes[..8].copy_from_slice(&len.to_le_bytes());
+            }
+            if let Ok(lens) = lens(&bytes) {
+                let total: usize = lens.iter().map(|len| len + CONTROL_HEADER_BYTES).sum();
+                prop_assert!(total <= bytes.len());
+            }
         }
     }
 }
