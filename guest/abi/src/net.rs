@@ -71,6 +71,9 @@ pub enum Command {
     SetOption = 6,
     /// Close: `args = [abort]`. 0: what was sent before is delivered; 1: the connection is reset. [`crate::event::Kind::Closed`] follows.
     Close = 7,
+    /// bind(2) and listen(2) at once, where nobody waits for the answer (after a restore): `args = [gpa of the address, its length, backlog]`. That it failed is told by
+    /// [`crate::event::Kind::Failed`].
+    Listen = 8,
 }
 
 /// Send: the guest waits for room, so [`crate::event::Kind::Sent`] is to end an idle call.
@@ -90,6 +93,7 @@ impl Command {
             5 => Self::Shutdown,
             6 => Self::SetOption,
             7 => Self::Close,
+            8 => Self::Listen,
             _ => return None,
         })
     }

@@ -111,6 +111,22 @@ impl Sockets {
         Ok(0)
     }
 
+    /// Bind and listen, for a submission.
+    pub(super) fn listen_at(
+        &mut self,
+        handle: u32,
+        address: &[u8],
+        backlog: u64,
+        memory: &Memory,
+        ring: &mut EventRing,
+    ) -> rustix::io::Result<()> {
+        if address_len(address) == 0 {
+            return Err(Errno::AFNOSUPPORT);
+        }
+        sys::bind(self.get(handle).ok_or(Errno::BADF)?.fd()?, address)?;
+        self.listen(handle, backlog, memory, ring).map(drop)
+    }
+
     fn connect(
         &mut self,
         handle: u32,

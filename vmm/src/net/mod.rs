@@ -230,6 +230,18 @@ impl Sockets {
                     let _ = sys::set_option(fd, level, name, value);
                 }
             }
+            Command::Listen => {
+                let piece =
+                    Piece::new(memory, a, b).ok_or_else(|| bad("memory outside of the private window"))?;
+                let mut address = [0; ADDRESS_BYTES];
+                let address = address.get_mut(..piece.len_bytes as usize);
+                let address = address.ok_or_else(|| bad("an address that is too long"))?;
+                memory.private().read(piece.gpa, address);
+                let listening = self.listen_at(handle, address, c, memory, ring);
+                if let Err(errno) = listening {
+                    ring.loud(Kind::Failed, handle, errno.raw_os_error() as u64, 1);
+                }
+            }
             Command::Close => {
                 self.advance(handle, memory, ring);
                 self.close(handle, a != 0, ring);

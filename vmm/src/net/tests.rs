@@ -274,8 +274,31 @@ fn datagrams_keep_their_bounds_and_wait_for_room() {
 }
 
 #[test]
+fn listening_needs_no_answer_after_a_restore() {
+    let mut bench = Bench::new();
+    let mut address = vec![2, 0, 0, 0, 127, 0, 0, 1];
+    address.resize(16, 0);
+    bench.memory.private().write(Gpa(A), &address).expect("inside");
+    bench.submit(Command::Open, 0, [2, 1, 6]);
+    bench.submit(Command::Listen, 0, [A, 16, 5]);
+    bench.submit(Command::Accept, 0, [A, 4096, 1]);
+    assert_eq!(bench.call(Op::Name, [0, 0, 0, 0, 0, 0]), 16);
+    let port = bench.port();
+    let _client = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+    assert_eq!(bench.until(Kind::Accepted), [(9, 0, 1)]);
+    let taken = TcpListener::bind("127.0.0.1:0").expect("listens");
+    address[2..4].copy_from_slice(&taken.local_addr().expect("has one").port().to_be_bytes());
+    bench.memory.private().write(Gpa(B), &address).expect("inside");
+    bench.submit(Command::Open, 2, [2, 1, 6]);
+    bench.submit(Command::Listen, 2, [B, 16, 5]);
+    bench.drain().expect("good");
+    assert_eq!(bench.events(0), [(7, 2, libc::EADDRINUSE as u64)]);
+}
+
+#[test]
 fn what_breaks_the_contract_is_named() {
-    let bad: [(Command, u32, [u64; 3]); 12] = [
+    let bad: [(Command, u32, [u64; 3]); 13] = [
+        (Command::Listen, 0, [A, 33, 1]),
         (Command::Open, HANDLES_MAX, [2, 1, 0]),
         (Command::Open, 0, [2, 1, 0]),
         (Command::Provide, 1, [A, 4096, 0]),

@@ -78,6 +78,7 @@ impl Kernel {
         self.machine.load_page_tables(self.config.template_pml4);
         *self.loaded.borrow_mut() = None;
         self.fs.env.drop_scratch();
+        self.fs.env.uplink.drop_kept();
         for space in self.spaces() {
             space.borrow().split_all().map_err(|_| Errno::ENOMEM)?;
         }
@@ -173,6 +174,9 @@ impl Kernel {
             space.borrow_mut().wipe();
         }
         self.fs.env.handles.restored(&restored.spec.stdio);
+        if let Err(errno) = self.fs.env.uplink.after_restore() {
+            self.log(2, &alloc::format!("a clone's socket cannot be made again: {errno:?}"));
+        }
         self.fs.env.snapshots.restored(restored.generation);
         let pid = self.process_of_token(0).map_or(0, |process| process.pid);
         self.machine.host_call(Op::Started, [0, u64::from(pid), 0, 0, 0, 0]);

@@ -100,6 +100,11 @@ impl Buffers {
         Some(Buffer { frames })
     }
 
+    /// Keep no free buffers.
+    pub fn drop_kept(&self) {
+        self.kept.iter().for_each(|kept| kept.borrow_mut().clear());
+    }
+
     /// Give a buffer back.
     pub fn give(&self, buffer: Buffer) {
         let pages = buffer.frames.len();

@@ -733,18 +733,29 @@ impl Endpoint {
         let Some(backlog) = self.backlog.get().filter(|_| !self.released.get()) else { return };
         let wanted = self.ahead_max.get().min(backlog as usize + 1);
         while self.ahead.borrow().len() < wanted {
-            let Ok(handle) = self.uplink.allocate() else { return };
-            let Some(buffer) = self.uplink.buffers.take(PAGE) else {
-                self.uplink.free.borrow_mut().push(handle);
+            let Some(buffer) = self.uplink.buffers.take(PAGE) else { return };
+            if self.prepare_with(buffer).is_err() {
                 return;
-            };
-            let args = [buffer.gpa(), buffer.len() as u64, u64::from(handle)];
-            let prepared = Self::new(&self.uplink, handle, self.family, false);
-            prepared.inbox.borrow_mut().provide(buffer, 0);
-            self.uplink.install(&prepared);
-            self.ahead.borrow_mut().push_back(prepared);
-            self.uplink.submit(Command::Accept, self.handle, args);
+            }
         }
+    }
+
+    /// Prepare one connection in `buffer`.
+    fn prepare_with(&self, buffer: Buffer) -> Result {
+        let handle = match self.uplink.allocate() {
+            Ok(handle) => handle,
+            Err(errno) => {
+                self.uplink.buffers.give(buffer);
+                return Err(errno);
+            }
+        };
+        let args = [buffer.gpa(), buffer.len() as u64, u64::from(handle)];
+        let prepared = Self::new(&self.uplink, handle, self.family, false);
+        prepared.inbox.borrow_mut().provide(buffer, 0);
+        self.uplink.install(&prepared);
+        self.ahead.borrow_mut().push_back(prepared);
+        self.uplink.submit(Command::Accept, self.handle, args);
+        Ok(())
     }
 
     fn accept_event(&self) {
@@ -776,6 +787,17 @@ impl Endpoint {
     #[must_use]
     pub fn accept(&self) -> Option<Rc<Self>> {
         self.accepted.borrow_mut().pop_front()
+    }
+
+    /// After a restore: listen again, without waiting for the answer. The address goes where the first connection's will be.
+    pub(super) fn listen_again(&self, backlog: u32) -> Result {
+        let buffer = self.uplink.buffers.take(PAGE).ok_or(Errno::ENOBUFS)?;
+        let (address, len) = padded(&self.local.borrow());
+        self.uplink.buffers.frames().write(buffer.gpa(), &address);
+        self.uplink.submit(Command::Listen, self.handle, [buffer.gpa(), len, u64::from(backlog)]);
+        let outcome = self.prepare_with(buffer);
+        self.prepare();
+        outcome
     }
 
     /// After a restore: the connection is lost.

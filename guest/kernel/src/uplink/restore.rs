@@ -7,11 +7,17 @@ use alloc::vec::Vec;
 use seuss_abi::net::Command;
 
 impl Uplink {
+    /// Before a capture: memory that is only kept warm is no part of a snapshot.
+    pub fn drop_kept(&self) {
+        self.buffers.drop_kept();
+    }
+
     /// Make the host's sockets anew, from what memory says: listening sockets listen again on their addresses, bound ones and datagram sockets are bound again,
-    /// everything with a connection gets ECONNRESET. The rings are the new virtual machine's, and empty. Called once, before any application code runs.
+    /// everything with a connection gets ECONNRESET. The rings are the new virtual machine's, and empty. Called once, before any application code runs. Listening
+    /// needs no exit: that an address is taken is told by an event, and is an error of the socket.
     ///
     /// # Errors
-    /// Of the first listening socket that cannot be made again; the others are made.
+    /// Of the first socket that cannot be made again; the others are made.
     pub fn after_restore(self: &Rc<Self>) -> Result {
         let all: Vec<Rc<Endpoint>> = self.table.borrow().iter().flatten().cloned().collect();
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
@@ -50,6 +56,9 @@ impl Uplink {
         for (level, name, value) in options {
             endpoint.post_option(level, name.cast_unsigned(), &value);
         }
+        if let Some(backlog) = backlog {
+            return endpoint.listen_again(backlog);
+        }
         let local = endpoint.local.borrow().clone();
         if !local.is_empty() {
             endpoint.bind(&local, true)?;
@@ -58,9 +67,6 @@ impl Uplink {
             let peer = endpoint.peer_name().unwrap_or_default();
             endpoint.connect(&peer)?;
         }
-        match backlog {
-            Some(backlog) => endpoint.listen(backlog),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
