@@ -146,10 +146,8 @@ async fn settle(worker: usize, world: &mut World, client: &mut Client, views: &m
     let active: BTreeSet<String> =
         infos.iter().filter(|info| info.kind() == Kind::Active).map(|info| info.name.clone()).collect();
     match world.pending.take() {
-        Some(Pending::Prepare { key }) => {
-            if active.contains(&key) {
-                world.active.insert(key);
-            }
+        Some(Pending::Prepare { key }) if active.contains(&key) => {
+            world.active.insert(key);
         }
         Some(Pending::Commit { key, name, parent, content }) => {
             assert!(committed.contains(&name) != active.contains(&key), "{key} is lost, or there twice");
@@ -158,13 +156,11 @@ async fn settle(worker: usize, world: &mut World, client: &mut Client, views: &m
                 world.committed.insert(name, (parent, content));
             }
         }
-        Some(Pending::Remove { key }) => {
-            if !committed.contains(&key) && !active.contains(&key) {
-                world.committed.remove(&key);
-                world.active.remove(&key);
-            }
+        Some(Pending::Remove { key }) if !committed.contains(&key) && !active.contains(&key) => {
+            world.committed.remove(&key);
+            world.active.remove(&key);
         }
-        None => {}
+        Some(Pending::Prepare { .. } | Pending::Remove { .. }) | None => {}
     }
     assert_eq!(committed, world.committed.keys().cloned().collect(), "worker {worker}: committed snapshots");
     assert_eq!(active, world.active, "worker {worker}: active snapshots");

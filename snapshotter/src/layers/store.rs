@@ -272,7 +272,10 @@ impl Layers {
         let twin = self.twin(&digest);
         let placed = match &twin {
             // Another snapshot has the same bytes: one copy serves both.
-            Some(twin) => fs::hard_link(self.disk.blob(*twin), &place).and_then(|()| fs::remove_file(&tmp)),
+            Some(twin) => fs::hard_link(self.disk.blob(*twin), &place)
+                .and_then(|()| fs::remove_file(&tmp))
+                // It was removed meanwhile.
+                .or_else(|_| fs::rename(&tmp, &place)),
             None => fs::rename(&tmp, &place),
         };
         placed.map_err(io_error("make", &place))?;
