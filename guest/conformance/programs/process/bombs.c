@@ -1,5 +1,6 @@
 //: group = "F"
 //: summary = "limits that a program runs into: processes, descriptors, pipes, sockets, mappings; everything works afterwards"
+//: timeout = 180
 //: link = ["static"]
 #include "check.h"
 #include <sys/resource.h>
