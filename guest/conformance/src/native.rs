@@ -110,6 +110,7 @@ pub fn inside(root: &Path, argv: &[String]) -> Result<()> {
         let limit = Rlimit { current: Some(soft), ..getrlimit(resource) };
         setrlimit(resource, limit).context("cannot set a resource limit")?;
     }
+    rustix::process::setpriority_process(None, 0).context("cannot set the nice value")?;
     setsid().context("cannot make a session")?;
     without_the_machine()?;
     default_signals();
