@@ -23,7 +23,7 @@ signal.signal(signal.SIGALRM, lambda n, f: ticks.append(n))
 signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
 start = time.monotonic(); time.sleep(0.2); slept = time.monotonic() - start
 signal.setitimer(signal.ITIMER_REAL, 0)
-print('sleep goes on after a handler', slept >= 0.2, len(ticks) > 5)
+print('sleep goes on after a handler', slept >= 0.2, len(ticks) > 0)
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
