@@ -49,7 +49,6 @@ pub const SUBSET: &[&str] = &[
     "test_generators",
     "test_genericpath",
     "test_glob",
-    "test_largefile",
     "test_mmap",
     "test_openpty",
     "test_os",
