@@ -242,26 +242,40 @@ async fn two_containers_of_a_pod_in_their_network_and_groups() {
         config["linux"]["cgroupsPath"] = serde_json::json!(format!("/{group}/{id}"));
         config
     };
-    node.make_bundle("pod", &with_group(node.pod_config("sandbox", "pod", &["/pause"]), "pod"));
+    // The pod's network namespace, as a CNI plugin would have made it: that of a process of ours.
+    let mut holder = std::process::Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap();
+    let pod_network = format!("/proc/{}/ns/net", holder.id());
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    while fs::read_link(&pod_network).unwrap() == own {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let with_network = |mut config: serde_json::Value, path: &str| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(serde_json::json!({"type": "network", "path": path}));
+        config
+    };
+    let sandbox = with_group(node.pod_config("sandbox", "pod", &["/pause"]), "pod");
+    node.make_bundle("pod", &with_network(sandbox, &pod_network));
     let shim = node.shim("pod").await;
     shim.create(&node, "pod").await.unwrap();
     shim.begin("pod", "").await.unwrap();
     let mut pids = Vec::new();
     for id in ["one", "two"] {
-        let mut config = with_group(node.pod_config("container", "pod", &["/pause"]), id);
-        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.push(serde_json::json!({"type": "network"}));
-        node.make_bundle(id, &config);
+        // containerd names the sandbox's process here, which is the shim, in containerd's own network.
+        let config = with_group(node.pod_config("container", "pod", &["/pause"]), id);
+        node.make_bundle(id, &with_network(config, &format!("/proc/{}/ns/net", shim.process.pid)));
         assert_eq!(node.start(id), shim.address);
         shim.create(&node, id).await.unwrap();
         pids.push(shim.begin(id, "").await.unwrap());
     }
     let namespace =
         |tid: u32| fs::read_link(format!("/proc/{}/task/{tid}/ns/net", shim.process.pid)).unwrap();
-    let own = fs::read_link(format!("/proc/{}/ns/net", shim.process.pid)).unwrap();
-    assert!(
-        namespace(pids[0]) != own && namespace(pids[1]) != own && namespace(pids[0]) != namespace(pids[1])
-    );
+    let pod = fs::read_link(&pod_network).unwrap();
+    assert_eq!((namespace(pids[0]), namespace(pids[1])), (pod.clone(), pod));
+    assert_eq!(fs::read_link(format!("/proc/{}/ns/net", shim.process.pid)).unwrap(), own);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
     let groups = fs::read_to_string(format!("/proc/{}/task/{}/cgroup", shim.process.pid, pids[0])).unwrap();
     assert!(groups.lines().any(|line| line.ends_with("/one")), "{groups}");
 
