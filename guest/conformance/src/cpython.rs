@@ -82,6 +82,8 @@ pub struct Options {
     /// Keep what the collector prints in this directory (`linux/MODULE`, `guest/MODULE`), and do not run what is there already: a long
     /// run can be stopped and taken up again.
     pub keep: Option<PathBuf>,
+    /// Run nothing: show what `keep` holds. The table says of a module without results in the guest that it was not run.
+    pub only_kept: bool,
 }
 
 /// Where things are.
@@ -115,7 +117,10 @@ pub fn run(options: &Options, place: Place<'_>) -> Result<bool> {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(module) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let row = judge(module, &known, options.keep.as_deref(), place);
+                    let row = match &options.keep {
+                        Some(keep) if options.only_kept => kept_row(module, keep),
+                        keep => judge(module, &known, keep.as_deref(), place),
+                    };
                     print_line(&row, &known, width);
                     rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(row);
                 }
@@ -171,6 +176,15 @@ fn one_run(module: &str, keep: Option<&Path>, place: Place<'_>) -> Row {
     let (native, native_time) = on_side(module, Side::Linux, keep, place);
     let (guest, guest_time) = on_side(module, Side::Guest, keep, place);
     Row { module: module.to_owned(), native, guest, native_time, guest_time }
+}
+
+/// What an earlier run kept.
+fn kept_row(module: &str, keep: &Path) -> Row {
+    let cases = |side| {
+        fs::read_to_string(keep.join(side).join(module)).map(|text| Cases::parse(&text)).unwrap_or_default()
+    };
+    let (native, guest) = (cases("linux"), cases("guest"));
+    Row { module: module.to_owned(), native, guest, native_time: Duration::ZERO, guest_time: Duration::ZERO }
 }
 
 /// Where a module runs.

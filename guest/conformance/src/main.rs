@@ -89,6 +89,9 @@ struct CpythonArgs {
     /// Keep each module's results here, and do not run again what is there
     #[arg(long)]
     keep: Option<PathBuf>,
+    /// Run nothing, only show what is kept
+    #[arg(long, requires = "keep")]
+    only_kept: bool,
 }
 
 #[derive(Args)]
@@ -164,7 +167,8 @@ fn run_cpython(args: CpythonArgs) -> Result<ExitCode> {
         false => args.modules,
     };
     let bless = std::env::var_os("SEUSS_BLESS").is_some_and(|value| value == "1");
-    let options = cpython::Options { modules, jobs: args.jobs, bless, keep: args.keep };
+    let options =
+        cpython::Options { modules, jobs: args.jobs, bless, keep: args.keep, only_kept: args.only_kept };
     let fine = cpython::run(&options, cpython::Place { root: &root, image: &image, launcher: &launcher })?;
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

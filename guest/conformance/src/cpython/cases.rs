@@ -74,6 +74,11 @@ impl Cases {
         }
     }
 
+    /// Whether nothing is known: the module was not run.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// How many ended so.
     pub fn count(&self, wanted: Verdict) -> usize {
         self.0.values().filter(|(verdict, _)| *verdict == wanted).count()

@@ -22,9 +22,9 @@ pub struct Row {
 }
 
 impl Row {
-    /// The cases that pass on Linux and not in the guest.
+    /// The cases that pass on Linux and not in the guest; none of a module that the guest has not run.
     pub fn differences(&self) -> impl Iterator<Item = &str> {
-        self.native.passed().filter(|case| !self.guest.has_passed(case))
+        self.native.passed().filter(|case| !self.guest.is_empty() && !self.guest.has_passed(case))
     }
 
     /// Those of them that are not known.
@@ -37,15 +37,17 @@ impl Row {
         known.of(&self.module).filter(|case| self.guest.has_passed(case))
     }
 
-    /// Which part of the cases that pass on Linux passes in the guest. `None`: none passes on Linux.
+    /// Which part of the cases that pass on Linux passes in the guest. `None`: none passes on Linux, or the guest has not run it.
     pub fn share(&self) -> Option<f64> {
         let native = self.native.passed().count();
-        (native > 0).then(|| (native - self.differences().count()) as f64 / native as f64)
+        (native > 0 && !self.guest.is_empty())
+            .then(|| (native - self.differences().count()) as f64 / native as f64)
     }
 
     /// The share in per cent, rounded down, so that 100 means all.
     pub fn share_text(&self) -> String {
-        self.share().map_or("-".into(), per_cent)
+        let none = if self.guest.is_empty() { "not run" } else { "-" };
+        self.share().map_or(none.into(), per_cent)
     }
 }
 
@@ -60,6 +62,7 @@ pub struct Totals {
     native: usize,
     guest: usize,
     below: usize,
+    not_run: usize,
 }
 
 impl Totals {
@@ -67,6 +70,10 @@ impl Totals {
     pub fn of(rows: &[Row]) -> Self {
         let mut totals = Self { modules: rows.len(), ..Self::default() };
         for row in rows {
+            if row.guest.is_empty() {
+                totals.not_run += 1;
+                continue;
+            }
             let native = row.native.passed().count();
             totals.native += native;
             totals.guest += native - row.differences().count();
@@ -87,7 +94,11 @@ impl fmt::Display for Totals {
             self.guest,
             per_cent(share),
             self.below
-        )
+        )?;
+        if self.not_run > 0 {
+            write!(f, "; the guest has not run {} modules, which are not counted", self.not_run)?;
+        }
+        Ok(())
     }
 }
 
@@ -143,6 +154,13 @@ mod tests {
         assert_eq!(row.differences().collect::<Vec<_>>(), ["b"], "equal counts hide nothing");
         assert_eq!(row.share_text(), "50.0%");
         assert_eq!(row.news(&Known::default()), ["b"]);
+    }
+
+    #[test]
+    fn a_module_that_was_not_run_is_no_failure_and_no_success() {
+        let row = row("seuss-case\tpass\ta\n", "");
+        assert_eq!((row.share_text(), row.differences().count()), ("not run".into(), 0));
+        assert!(Totals::of(&[row]).to_string().contains("has not run 1 modules"));
     }
 
     #[test]
