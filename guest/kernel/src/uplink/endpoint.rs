@@ -209,10 +209,10 @@ impl Endpoint {
         self.in_flight.get()
     }
 
-    /// Whether sending would not wait (Linux: at least a third of the buffer is free).
+    /// Whether sending would not wait (Linux: at least a third of the buffer is free). Many small pieces fill the way out as well as many bytes.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.in_flight.get() <= SEND_MAX / 2
+        self.in_flight.get() <= SEND_MAX / 2 && self.outbox.borrow().len() <= PIECES_MAX / 2
     }
 
     /// Connections that wait to be accepted.
@@ -455,7 +455,8 @@ impl Endpoint {
     }
 
     fn tell(&self, in_flight: usize) -> u64 {
-        if in_flight > SEND_MAX / 2 { SEND_TELL } else { 0 }
+        let many = self.outbox.borrow().len() >= PIECES_MAX / 2;
+        if in_flight > SEND_MAX / 2 || many { SEND_TELL } else { 0 }
     }
 
     /// Add to the last piece, if the VMM has not taken it.

@@ -197,6 +197,21 @@ fn a_full_way_out_says_so_and_is_told_of_room() {
 }
 
 #[test]
+fn many_small_pieces_fill_the_way_out() {
+    let bench = Bench::new();
+    let (endpoint, _) = bench.connected();
+    let mut last = Vec::new();
+    while endpoint.write(&mut &b"x"[..]) == Ok(1) {
+        assert!(endpoint.in_flight() < 1000, "every write is a piece of its own here");
+        last = bench.vmm.take();
+    }
+    assert!(!endpoint.has_room(), "a poll that says writable would never end");
+    assert!(last[0].args[2] & SEND_TELL != 0, "its completion wakes the guest");
+    bench.event(Kind::Sent, endpoint.handle(), endpoint.in_flight() as u64, 0);
+    assert!(endpoint.has_room());
+}
+
+#[test]
 fn streams_are_read_in_order_across_pieces_and_memory_comes_back() {
     let bench = Bench::new();
     let before = bench.frames.available();
