@@ -247,7 +247,7 @@ async fn two_containers_of_a_pod_in_their_network_and_groups() {
     let pod_network = format!("/proc/{}/ns/net", holder.id());
     let own = fs::read_link("/proc/self/ns/net").unwrap();
     while fs::read_link(&pod_network).unwrap() == own {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let with_network = |mut config: serde_json::Value, path: &str| {
         let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
