@@ -1,7 +1,7 @@
 //! An opened snapshot: its manifest, and its other files at the sizes that the manifest promises.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,8 @@ const WORKSET: &str = "workset";
 const WORKSET_MAGIC: [u8; 8] = *b"SEUSSWS1";
 /// Most pages of a working set.
 pub const WORKSET_MAX: usize = 1 << 16;
+/// Length of the longest file of one: magic, digest, three words a page.
+const WORKSET_BYTES_MAX: u64 = 8 + 32 + 12 * WORKSET_MAX as u64;
 
 /// Frame `pfn` of the private window has the content of page `page` of the lineage's layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,7 +184,7 @@ impl Snapshot {
     /// What earlier clones wrote, as far as the tree has learnt. It is a hint: what cannot be read is nothing.
     #[must_use]
     pub fn working_set(&self) -> Vec<WorkPage> {
-        let Ok(bytes) = std::fs::read(self.dir.join(WORKSET)) else { return Vec::new() };
+        let Ok(bytes) = read_at_most(&self.dir.join(WORKSET), WORKSET_BYTES_MAX) else { return Vec::new() };
         let Some(body) = bytes.strip_prefix(&WORKSET_MAGIC) else { return Vec::new() };
         let Some((digest, entries)) = body.split_first_chunk::<32>() else { return Vec::new() };
         let computed: [u8; 32] = Sha256::digest(entries).into();
@@ -230,12 +232,9 @@ impl Snapshot {
 /// # Errors
 /// [`SnapshotError`].
 pub fn read_manifest(dir: &Path) -> Result<(Manifest, SnapshotId), SnapshotError> {
-    use std::io::Read as _;
     let path = dir.join(MANIFEST);
-    let file = File::open(&path).map_err(SnapshotError::io("open", &path))?;
-    let mut bytes = Vec::new();
     let most = (HEADER_BYTES + BODY_MAX + 1) as u64;
-    file.take(most).read_to_end(&mut bytes).map_err(SnapshotError::io("read", &path))?;
+    let bytes = read_at_most(&path, most).map_err(SnapshotError::io("read", &path))?;
     let (manifest, id) = Manifest::decode(&bytes, &path)?;
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     // A draft that is being checked has no name yet.
@@ -243,6 +242,13 @@ pub fn read_manifest(dir: &Path) -> Result<(Manifest, SnapshotId), SnapshotError
         return Err(SnapshotError::damaged(path, format!("it is the manifest of {id}, not of {name}")));
     }
     Ok((manifest, id))
+}
+
+/// The first `most` bytes of a file.
+fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 pub(super) fn digest_of(file: &File, len_bytes: u64) -> io::Result<[u8; 32]> {

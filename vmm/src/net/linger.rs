@@ -30,15 +30,22 @@ pub(super) struct Leftover {
 
 impl Leftover {
     pub(super) fn of(socket: Socket, memory: &Memory) -> Option<Self> {
+        if socket.datagram {
+            return None;
+        }
         let bytes = socket.outbox.copy(memory, BYTES_MAX);
-        (!socket.datagram).then_some(())?;
         Some(Self { fd: socket.fd.ok()?, bytes })
     }
 }
 
+/// What is left to be sent. Copied for so many connections only: ten thousand sockets with the same memory to send would take gigabytes.
+pub(super) fn collect(sockets: impl Iterator<Item = Socket>, memory: &Memory) -> Vec<Leftover> {
+    let left = sockets.filter(|socket| !socket.outbox.is_empty());
+    left.filter_map(|socket| Leftover::of(socket, memory)).take(CONNECTIONS_MAX).collect()
+}
+
 /// Send what is left, in a thread of its own.
-pub(super) fn deliver(mut left: Vec<Leftover>) {
-    left.truncate(CONNECTIONS_MAX);
+pub(super) fn deliver(left: Vec<Leftover>) {
     if left.is_empty() {
         return;
     }
@@ -73,4 +80,34 @@ pub(super) fn raise_descriptor_limit() {
             let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use seuss_abi::layout::{LARGE_PAGE_SIZE, PRIVATE_GPA};
+
+    use super::*;
+    use crate::net::pieces::{Outgoing, Piece};
+    use crate::net::socket::Phase;
+    use crate::net::sys;
+
+    #[test]
+    fn the_rest_of_few_connections_is_copied() {
+        let memory = Memory::new(LARGE_PAGE_SIZE, vec![]).expect("memory");
+        let looked_at = Cell::new(0);
+        let sockets = (0..1000).map(|handle| {
+            looked_at.set(looked_at.get() + 1);
+            let datagram = handle % 2 == 0;
+            let fd = sys::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+            let mut socket = Socket::new(handle, fd, datagram, Phase::Connected);
+            let piece = Piece::new(&memory, PRIVATE_GPA, LARGE_PAGE_SIZE).expect("inside");
+            socket.outbox.push(Outgoing { piece, tell: false, addressed: false });
+            socket
+        });
+        let left = collect(sockets, &memory);
+        assert_eq!((left.len(), looked_at.get()), (CONNECTIONS_MAX, 2 * CONNECTIONS_MAX));
+        assert!(left.iter().all(|rest| rest.bytes.len() == BYTES_MAX));
+    }
 }

@@ -384,8 +384,6 @@ impl Sockets {
 
     /// The guest is gone: what it has sent is still delivered.
     pub(crate) fn end(&mut self, memory: &Memory) {
-        let left = self.table.drain(..).flatten().filter(|socket| !socket.outbox.is_empty());
-        let left: Vec<_> = left.filter_map(|socket| linger::Leftover::of(*socket, memory)).collect();
-        linger::deliver(left);
+        linger::deliver(linger::collect(self.table.drain(..).flatten().map(|socket| *socket), memory));
     }
 }
