@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use seuss_abi::spec::ProcessSpec;
 pub use seuss_vmm::{
-    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, Origin, OriginError,
-    RequestError, ShellPool, SnapshotSink, StartError, StartTimings, Stdio, WaitStatus,
+    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, Keys, Lineage, Origin,
+    OriginError, RequestError, ShellPool, SnapshotSink, StartError, StartTimings, Stdio, WaitStatus,
 };
 
 /// Receives a guest's events, on the guest's own thread.

@@ -28,6 +28,36 @@ pub struct Note {
     pub len_bytes: u64,
 }
 
+/// Name of the file in the store's directory that says where the daemon serves memory snapshots.
+pub const SERVICE_NOTE: &str = "service.json";
+
+/// Content of [`SERVICE_NOTE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceNote {
+    /// [`NOTE_VERSION`].
+    pub version: u32,
+    /// Socket of the store of memory snapshots, an absolute path.
+    pub store_socket: PathBuf,
+}
+
+/// Where the daemon that keeps the layer in `dir` serves memory snapshots; `None` if it does not say so.
+///
+/// # Errors
+/// [`LookupError`]: it says so in a file that must not be used.
+pub fn store_socket(dir: &Path) -> Result<Option<PathBuf>, LookupError> {
+    // ROOT/snapshots/ID/fs
+    let Some(root) = dir.ancestors().nth(3) else { return Ok(None) };
+    let path = root.join(SERVICE_NOTE);
+    let Some((file, _)) = open(&path)? else { return Ok(None) };
+    let unfit = |what: String| LookupError::Unfit { path: path.clone(), what };
+    let note: ServiceNote =
+        serde_json::from_reader(io::Read::take(file, 64 << 10)).map_err(|error| unfit(error.to_string()))?;
+    if note.version != NOTE_VERSION || !note.store_socket.is_absolute() {
+        return Err(unfit(format!("version {}, socket {}", note.version, note.store_socket.display())));
+    }
+    Ok(Some(note.store_socket))
+}
+
 /// A layer's blob, open for reading.
 #[derive(Debug)]
 pub struct LayerBlob {

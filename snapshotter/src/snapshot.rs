@@ -19,7 +19,7 @@ mod tests;
 pub use draft::{Draft, Facts, Section};
 pub use error::SnapshotError;
 pub use manifest::{CpuSet, ImageRef, Level, Manifest, SectionRef, SnapshotId, VERSION};
-pub use reader::{Placed, Snapshot, WorkPage};
+pub use reader::{KeepWorkingSet, Placed, Snapshot, SnapshotFiles, WorkPage};
 pub use store::{Store, TreeNode};
 
 /// Size of a page in bytes.

@@ -117,12 +117,12 @@ async fn what_is_put_is_found_and_got() {
 
     let got = client.get(&function.id().to_string()).unwrap();
     let [pages, tables, manifest] = shop.files(&function);
-    assert_eq!(read(&got.pages), read(&pages));
-    assert_eq!(read(&got.tables), read(&tables));
-    assert_eq!(read(&got.manifest), read(&manifest));
+    assert_eq!(read(&got.files.pages), read(&pages));
+    assert_eq!(read(&got.files.tables), read(&tables));
+    assert_eq!(read(&got.files.manifest), read(&manifest));
     // Read-only, whoever has them.
-    assert!(got.pages.write_at(b"x", 0).is_err());
-    assert_eq!(got.pages.metadata().unwrap().permissions().mode() & 0o777, 0o400);
+    assert!(got.files.pages.write_at(b"x", 0).is_err());
+    assert_eq!(got.files.pages.metadata().unwrap().permissions().mode() & 0o777, 0o400);
     assert_eq!(got.entry.leases, 1);
     refused(client.get("00"), Refusal::NotFound, "00");
 }

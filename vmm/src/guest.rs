@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use seuss_abi::comm::MAILBOX_SIZE;
 use seuss_abi::event::{Event, Kind};
 use seuss_abi::spec::ProcessSpec;
-use seuss_snapshotter::snapshot::Level;
+use seuss_snapshotter::snapshot::{Level, SnapshotId};
 
 use crate::boot;
 use crate::clock::{GuestClock, Sample, measure_tsc_khz, monotonic_ns};
@@ -21,6 +21,7 @@ use crate::pool::{self, Prepared, ShellPool};
 use crate::run::{EventSink, GuestEvent, Learning, Parts, Runner, Snapshots, thread};
 use crate::shared::{Request, Shared};
 use crate::shell::Shell;
+use crate::snapshot::Lineage;
 use crate::snapshot::restore::{self, TimeShift};
 use crate::stats::{GuestStats, StartTimings};
 use crate::status::WaitStatus;
@@ -90,6 +91,15 @@ impl Guest {
     /// [`RequestError::Ended`], [`RequestError::Busy`].
     pub fn snapshot(&self, level: Level) -> Result<(), RequestError> {
         self.post(Kind::Snapshot, level.number(), 0, 0)
+    }
+
+    /// What the guest captures next is compared with `to` instead of with snapshot `from`, if that is what it captured last. `to` is the same snapshot in another
+    /// place, or what came before it, if it was not kept; nothing stands for a guest that was booted.
+    ///
+    /// # Errors
+    /// [`RequestError::Ended`], [`RequestError::Busy`].
+    pub fn rebase(&self, from: SnapshotId, to: Option<Arc<Lineage>>) -> Result<(), RequestError> {
+        self.shared.request(Request::Rebase { from, to })
     }
 
     /// Kernel thread id of the vCPU thread: what containerd is told as the container's pid.
@@ -300,7 +310,7 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
         snapshots: Snapshots {
             sink: snapshots,
             generation: manifest.generation + 1,
-            parent: Some(Arc::clone(&origin)),
+            parent: Some(Arc::clone(origin.lineage())),
             pml4,
             shift,
             learning: Some(Learning {

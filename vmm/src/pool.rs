@@ -29,7 +29,8 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(origin: &Origin, timings: &mut StartTimings) -> Result<Prepared, StartError> {
     let manifest = origin.manifest();
     let started = std::time::Instant::now();
-    let memory = Memory::of_clone(manifest.private_bytes, origin.images.clone(), Arc::clone(&origin.layers))?;
+    let memory =
+        Memory::of_clone(manifest.private_bytes, origin.images.clone(), Arc::clone(origin.layers()))?;
     timings.memory_map = started.elapsed();
     let shell = Shell::new(Hypervisor::shared()?, timings)?;
     let tsc_khz = shell.tsc_khz();

@@ -5,15 +5,17 @@
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use seuss_abi::event::Event;
 use seuss_abi::spec::ProcessSpec;
+use seuss_snapshotter::snapshot::SnapshotId;
 
 use crate::config::Stdio;
 use crate::error::{GuestError, RequestError};
 use crate::run::thread;
+use crate::snapshot::Lineage;
 use crate::stats::Counters;
 use crate::status::WaitStatus;
 
@@ -29,6 +31,8 @@ pub(crate) enum Request {
     Exec { token: u32, spec: Box<ProcessSpec>, stdio: Stdio },
     /// End of the process' standard input.
     CloseStdin { token: u32 },
+    /// Compare the next capture with another lineage: see [`crate::Guest::rebase`].
+    Rebase { from: SnapshotId, to: Option<Arc<Lineage>> },
 }
 
 #[derive(Debug, Default)]

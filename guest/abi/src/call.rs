@@ -76,6 +76,8 @@ pub enum Op {
     /// The interfaces of the network namespace: returns how many [`crate::net::Interface`] entries (one per address, at least one per interface) are in the
     /// payload, or -errno.
     Interfaces = 17,
+    /// A process waits on a listening socket and nothing is runnable, for the first time in this guest's lineage: the program is ready. Returns 0.
+    Ready = 18,
     /// Take a snapshot of this guest, which is parked: all that a restore needs is in memory, and a restore enters at
     /// [`crate::layout::ENTRY_BOOT`]. The capture area holds the class of every frame ([`crate::snapshot`]). `args = [level, gpa of the key, its length]`.
     /// Returns 0 when the snapshot exists, and the guest goes on as it is; or -errno (-EOPNOTSUPP: nobody keeps snapshots here).
@@ -104,6 +106,7 @@ impl Op {
             15 => Self::GetOption,
             16 => Self::SetOption,
             17 => Self::Interfaces,
+            18 => Self::Ready,
             32 => Self::Capture,
             _ => return None,
         })

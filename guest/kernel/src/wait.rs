@@ -55,6 +55,12 @@ impl WaitQueue {
         }
     }
 
+    /// Whether nobody is registered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiters.borrow().is_empty()
+    }
+
     /// Wake all.
     pub fn wake_all(&self) {
         for tid in self.waiters.borrow_mut().drain(..) {

@@ -45,6 +45,7 @@ impl Container {
             GuestEvent::ExecStarted { token, result } => self.exec_started(state, token, result),
             GuestEvent::Exited { token, status } => self.exec_exited(state, token, status.shell_code()),
             GuestEvent::OutOfMemory => self.out_of_memory(),
+            GuestEvent::Ready => tracing::debug!(id = self.id, "ready"),
             GuestEvent::Captured(outcome) => match outcome {
                 Ok(snapshot) => tracing::info!(%snapshot, "snapshot taken"),
                 Err(reason) => tracing::warn!(reason, "no snapshot"),

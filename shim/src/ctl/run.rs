@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use super::timings::{Timings, us};
 use super::{EXIT_FAILURE, RunArgs};
 use crate::guest::{
-    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, ImageBlob, Origin, OriginError, RequestError,
-    SnapshotSink, StartError, Stdio, WaitStatus,
+    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, ImageBlob, Keys, Origin, OriginError,
+    RequestError, SnapshotSink, StartError, Stdio, WaitStatus,
 };
 use crate::image::{ImageError, RootImage};
 use crate::program::{self, DEFAULT_PATH, ProgramError};
@@ -193,7 +193,14 @@ fn sink(
             .map_err(|source| RunError::Host { operation: "duplicate an image's descriptor", source })?;
         known.push(store.add_image(&file.into(), image.len_bytes)?);
     }
-    Ok(SnapshotSink { store, images: known, name: args.snapshot_name.clone(), command, terminal })
+    Ok(SnapshotSink {
+        store,
+        images: known,
+        keys: Keys::AsNamed,
+        name: args.snapshot_name.clone(),
+        command,
+        terminal,
+    })
 }
 
 /// A guest that goes on from a snapshot.
@@ -207,6 +214,7 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
     let snapshots = SnapshotSink {
         store,
         images: manifest.images.clone(),
+        keys: Keys::AsNamed,
         name: args.snapshot_name.clone(),
         command: manifest.command.clone(),
         terminal: manifest.terminal,

@@ -17,6 +17,7 @@ use super::notify::notify;
 use super::service::Service;
 use crate::layers::backing::{self, BackingError, Mounted};
 use crate::layers::{Layers, LayersError, Options};
+use crate::lookup::{NOTE_VERSION, SERVICE_NOTE, ServiceNote};
 use crate::memory::channel::Listener;
 use crate::memory::server::Server;
 use crate::memory::{Shelf, ShelfError, ShelfOptions};
@@ -37,6 +38,14 @@ pub enum ServeError {
     #[error("cannot listen on {path}: {source}", path = .path.display())]
     Listen {
         /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Shims cannot be told where the store is.
+    #[error("cannot write {path}: {source}", path = .path.display())]
+    Note {
+        /// Where.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -76,6 +85,7 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
         tokio::spawn(metrics::serve(listen(path)?, Arc::clone(&layers), Arc::clone(&metrics)));
     }
     serve_store(&config.store_socket, shelf, &layers)?;
+    tell_where(config)?;
     let listener = listen(&config.socket)?;
     tracing::info!(socket = %config.socket.display(), "serving containerd");
     notify("READY=1\nSTATUS=serving containerd");
@@ -107,6 +117,19 @@ fn serve_store(path: &Path, shelf: Arc<Shelf>, layers: &Arc<Layers>) -> Result<(
     let server = Server::new(shelf, Arc::clone(layers));
     let accept = move || server.run(&listener);
     std::thread::Builder::new().name("store-accept".to_owned()).spawn(accept).map(drop).map_err(failed)
+}
+
+/// Leaves word for the shims, which know the store's directory from the mounts that containerd passes them.
+fn tell_where(config: &Config) -> Result<(), ServeError> {
+    let path = config.root.join(SERVICE_NOTE);
+    let note = ServiceNote { version: NOTE_VERSION, store_socket: config.store_socket.clone() };
+    let write = || {
+        let new = path.with_extension("new");
+        fs::write(&new, serde_json::to_vec(&note)?)?;
+        fs::set_permissions(&new, Permissions::from_mode(0o644))?;
+        fs::rename(&new, &path)
+    };
+    write().map_err(|source| ServeError::Note { path: path.clone(), source })
 }
 
 /// Listens on `path`, for root only. A socket that is there belongs to an earlier daemon: the store's lock says that none is running.

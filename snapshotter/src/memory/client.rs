@@ -8,9 +8,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::channel::Channel;
 use super::protocol::{Change, Entry, Figures, Fit, LayerEntry, Refusal, Reply, Request, VERSION};
+use crate::snapshot::{KeepWorkingSet, Snapshot, SnapshotError, SnapshotFiles};
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,9 @@ pub enum ClientError {
         /// In words.
         message: String,
     },
+    /// A snapshot cannot be used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The store answered something else.
     #[error("the store answered {0:?}, which was not asked")]
     Unexpected(Box<Reply>),
@@ -44,12 +49,8 @@ pub enum ClientError {
 pub struct Got {
     /// What it is.
     pub entry: Entry,
-    /// Its manifest.
-    pub manifest: File,
-    /// Its layer.
-    pub pages: File,
-    /// Its page-table image.
-    pub tables: File,
+    /// Its files.
+    pub files: SnapshotFiles,
 }
 
 /// A connection to the store.
@@ -125,13 +126,35 @@ impl Client {
     pub fn get(&self, id: &str) -> Result<Got, ClientError> {
         self.0.send(&Request::Get { id: id.to_owned() }, &[])?;
         let (reply, files) = self.receive()?;
-        let files = <[OwnedFd; 3]>::try_from(files);
-        match (reply, files) {
-            (Reply::Entry(entry), Ok([manifest, pages, tables])) => {
-                Ok(Got { entry, manifest: manifest.into(), pages: pages.into(), tables: tables.into() })
+        let mut files = files.into_iter().map(File::from);
+        match (reply, files.next(), files.next(), files.next()) {
+            (Reply::Entry(entry), Some(manifest), Some(pages), Some(tables)) => {
+                let files = SnapshotFiles { manifest, pages, tables, working_set: files.next() };
+                Ok(Got { entry, files })
             }
-            (other, _) => Err(unexpected(other)),
+            (other, ..) => Err(unexpected(other)),
         }
+    }
+
+    /// Opens and leases a snapshot and all that it builds on, the root first. `keeper` gets what clones of it teach.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Snapshot`] if they do not fit together. What was leased until then stays so until the connection ends.
+    pub fn lineage(&self, id: &str, keeper: &Arc<dyn KeepWorkingSet>) -> Result<Vec<Snapshot>, ClientError> {
+        let open = |id: &str| Ok::<_, ClientError>(Snapshot::lent(self.get(id)?.files, Arc::clone(keeper))?);
+        let mut lineage = vec![open(id)?];
+        while let Some(child) = lineage.last()
+            && let Some(parent) = child.manifest().parent
+        {
+            let parent = open(&parent.to_string())?;
+            if !child.manifest().builds_on(parent.manifest()) {
+                let what = format!("it does not fit its parent {}", parent.id());
+                return Err(SnapshotError::damaged(child.id().to_string(), what).into());
+            }
+            lineage.push(parent);
+        }
+        lineage.reverse();
+        Ok(lineage)
     }
 
     /// Keeps a snapshot.

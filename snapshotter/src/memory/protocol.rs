@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol; the other side's must be the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest message.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -54,7 +54,7 @@ pub enum Request {
         /// Never evicted.
         pinned: bool,
     },
-    /// Opens a snapshot and leases it. Three descriptors come back: `manifest`, `pages`, `tables`.
+    /// Opens a snapshot and leases it. Its `manifest`, `pages` and `tables` come back as descriptors, and its working set where one is known.
     Get {
         /// Which.
         id: String,

@@ -145,7 +145,7 @@ impl Connection<'_> {
                 if let Ok(id) = opened.entry.id.parse() {
                     *self.leases.entry(id).or_default() += 1;
                 }
-                let files = opened.files.each_ref().map(AsFd::as_fd);
+                let files: Vec<_> = opened.files.iter().map(AsFd::as_fd).collect();
                 self.channel.send(&Reply::Entry(opened.entry), &files).map_err(Failed::Gone)
             }
             Request::Lease { id } => {

@@ -90,8 +90,8 @@ struct State {
 pub struct Opened {
     /// What it is.
     pub entry: Entry,
-    /// `manifest`, `pages`, `tables`, read-only.
-    pub files: [File; 3],
+    /// `manifest`, `pages`, `tables`, and the working set if there is one, read-only.
+    pub files: Vec<File>,
 }
 
 /// The snapshots of a node.
@@ -365,7 +365,9 @@ impl Shelf {
             })?;
         }
         let open = |name: &str| File::open(dir.join(name)).map_err(failed);
-        let files = [open("manifest")?, open("pages")?, open("tables")?];
+        let mut files = vec![open("manifest")?, open("pages")?, open("tables")?];
+        // A hint: without it clones are slower.
+        files.extend(File::open(dir.join("workset")));
         let mut state = self.lock();
         if let Some(item) = state.items.get_mut(&id) {
             item.verified = Some(found);

@@ -97,7 +97,7 @@ impl SnapshotError {
         move |source| Self::Io { operation, path, source }
     }
 
-    pub(super) fn damaged(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+    pub(crate) fn damaged(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.into(), what: what.into() }
     }
 }

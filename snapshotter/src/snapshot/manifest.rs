@@ -376,6 +376,16 @@ impl Manifest {
     pub fn lineage_pages(&self) -> u64 {
         u64::from(self.first_page) + self.layer_file_pages()
     }
+
+    /// Whether a snapshot with this manifest can build on one with `parent`: its layer follows the parent's, its memory is as large, and its root file system
+    /// begins with the parent's layers.
+    #[must_use]
+    pub fn builds_on(&self, parent: &Self) -> bool {
+        self.depth == parent.depth + 1
+            && u64::from(self.first_page) == parent.lineage_pages()
+            && self.private_bytes == parent.private_bytes
+            && self.images.starts_with(&parent.images)
+    }
 }
 
 fn id_of(digest: &[u8; 32]) -> SnapshotId {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -43,14 +44,44 @@ pub struct WorkPage {
     pub index: u32,
 }
 
+/// Keeps working sets of snapshots whose directory is somebody else's.
+pub trait KeepWorkingSet: std::fmt::Debug + Send + Sync {
+    /// Keep `pages` for snapshot `id`. It is a hint: who cannot keep it forgets it.
+    fn keep(&self, id: SnapshotId, pages: &[WorkPage]);
+}
+
+/// The files of a snapshot that somebody else keeps, open for reading.
+#[derive(Debug)]
+pub struct SnapshotFiles {
+    /// The manifest.
+    pub manifest: File,
+    /// The layer.
+    pub pages: File,
+    /// The page-table image.
+    pub tables: File,
+    /// The working set, if one is known.
+    pub working_set: Option<File>,
+}
+
+/// Where a snapshot's working set is.
+#[derive(Debug)]
+enum Home {
+    /// In this directory.
+    Own,
+    /// With whoever lent the files.
+    Lent { known: Vec<u8>, keeper: Arc<dyn KeepWorkingSet> },
+}
+
 /// An opened snapshot. Its files cannot change; they stay readable if the snapshot is removed meanwhile.
 #[derive(Debug)]
 pub struct Snapshot {
     id: SnapshotId,
     manifest: Manifest,
+    /// Its directory; for files that were lent, a name for messages.
     dir: PathBuf,
     pages: File,
     tables: File,
+    home: Home,
 }
 
 impl Snapshot {
@@ -63,19 +94,34 @@ impl Snapshot {
         let section = |name: &str, wanted: SectionRef| {
             let path = dir.join(name);
             let file = File::open(&path).map_err(SnapshotError::io("open", &path))?;
-            let found = file.metadata().map_err(SnapshotError::io("look at", &path))?.len();
-            if found < wanted.len_bytes {
-                return Err(SnapshotError::Truncated { path, found, wanted: wanted.len_bytes });
-            }
-            if found > wanted.len_bytes {
-                let surplus = found - wanted.len_bytes;
-                return Err(SnapshotError::damaged(path, format!("{surplus} bytes follow its end")));
-            }
-            Ok(file)
+            check_length(&path, &file, wanted).map(|()| file)
         };
         let pages = section(PAGES, manifest.pages)?;
         let tables = section(TABLES, manifest.tables)?;
-        Ok(Self { id, manifest, dir: dir.to_owned(), pages, tables })
+        Ok(Self { id, manifest, dir: dir.to_owned(), pages, tables, home: Home::Own })
+    }
+
+    /// Open a snapshot whose files somebody else keeps, and lends; `keeper` gets the working sets that are learnt. Checked as [`Self::open`] does.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: damaged, cut off, of another version.
+    pub fn lent(files: SnapshotFiles, keeper: Arc<dyn KeepWorkingSet>) -> Result<Self, SnapshotError> {
+        let SnapshotFiles { manifest, pages, tables, working_set } = files;
+        let path = PathBuf::from(MANIFEST);
+        let mut bytes = Vec::new();
+        let most = (HEADER_BYTES + BODY_MAX + 1) as u64;
+        manifest.take(most).read_to_end(&mut bytes).map_err(SnapshotError::io("read", &path))?;
+        let (manifest, id) = Manifest::decode(&bytes, &path)?;
+        let dir = PathBuf::from(id.to_string());
+        check_length(&dir.join(PAGES), &pages, manifest.pages)?;
+        check_length(&dir.join(TABLES), &tables, manifest.tables)?;
+        let mut known = Vec::new();
+        if let Some(file) = working_set
+            && file.take(WORKSET_BYTES_MAX).read_to_end(&mut known).is_err()
+        {
+            known.clear();
+        }
+        Ok(Self { id, manifest, dir, pages, tables, home: Home::Lent { known, keeper } })
     }
 
     /// Its id.
@@ -184,7 +230,10 @@ impl Snapshot {
     /// What earlier clones wrote, as far as the tree has learnt. It is a hint: what cannot be read is nothing.
     #[must_use]
     pub fn working_set(&self) -> Vec<WorkPage> {
-        let Ok(bytes) = read_at_most(&self.dir.join(WORKSET), WORKSET_BYTES_MAX) else { return Vec::new() };
+        let bytes = match &self.home {
+            Home::Own => read_at_most(&self.dir.join(WORKSET), WORKSET_BYTES_MAX).unwrap_or_default(),
+            Home::Lent { known, .. } => known.clone(),
+        };
         let Some(body) = bytes.strip_prefix(&WORKSET_MAGIC) else { return Vec::new() };
         let Some((digest, entries)) = body.split_first_chunk::<32>() else { return Vec::new() };
         let computed: [u8; 32] = Sha256::digest(entries).into();
@@ -207,6 +256,10 @@ impl Snapshot {
     /// [`SnapshotError::Io`]; the old one is then still there.
     pub fn set_working_set(&self, pages: &[WorkPage]) -> Result<(), SnapshotError> {
         let pages = &pages[..pages.len().min(WORKSET_MAX)];
+        if let Home::Lent { keeper, .. } = &self.home {
+            keeper.keep(self.id, pages);
+            return Ok(());
+        }
         let entries: Vec<u8> = pages
             .iter()
             .flat_map(|page| [page.pfn, page.table, page.index])
@@ -225,6 +278,18 @@ impl Snapshot {
         })?;
         Ok(())
     }
+}
+
+fn check_length(path: &Path, file: &File, wanted: SectionRef) -> Result<(), SnapshotError> {
+    let found = file.metadata().map_err(SnapshotError::io("look at", path))?.len();
+    if found < wanted.len_bytes {
+        return Err(SnapshotError::Truncated { path: path.to_owned(), found, wanted: wanted.len_bytes });
+    }
+    if found > wanted.len_bytes {
+        let surplus = found - wanted.len_bytes;
+        return Err(SnapshotError::damaged(path.to_owned(), format!("{surplus} bytes follow its end")));
+    }
+    Ok(())
 }
 
 /// Read the manifest of the snapshot in `dir`.

@@ -4,10 +4,14 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::draft::{DRAFT_PREFIX, Draft};
@@ -19,6 +23,8 @@ use super::reader::{Snapshot, digest_of, read_manifest};
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    /// The file system that it is alone on, if it is one of [`Store::in_memory`].
+    _mount: Option<Arc<OwnedFd>>,
 }
 
 /// A snapshot as it stands in the tree: parents come before children, siblings in order of age.
@@ -38,7 +44,28 @@ impl Store {
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn open(root: &Path) -> Result<Self, SnapshotError> {
-        let store = Self { root: root.to_owned() };
+        Self::at(root.to_owned(), None)
+    }
+
+    /// A store of this process alone, on a tmpfs that is mounted nowhere: it is gone with the last clone of it. Snapshots that are open then stay readable.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`]: mostly that the process may not mount.
+    pub fn in_memory() -> Result<Self, SnapshotError> {
+        let mount = || -> rustix::io::Result<OwnedFd> {
+            let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_set_string(&context, "mode", "700")?;
+            fsconfig_create(&context)?;
+            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        };
+        let mount = mount()
+            .map_err(|errno| SnapshotError::io("mount a tmpfs for", Path::new("snapshots"))(errno.into()))?;
+        let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+        Self::at(root, Some(Arc::new(mount)))
+    }
+
+    fn at(root: PathBuf, mount: Option<Arc<OwnedFd>>) -> Result<Self, SnapshotError> {
+        let store = Self { root, _mount: mount };
         for dir in [store.snapshots_dir(), store.images_dir()] {
             fs::create_dir_all(&dir).map_err(SnapshotError::io("make", &dir))?;
         }
@@ -107,15 +134,8 @@ impl Store {
     pub fn lineage(&self, id: SnapshotId) -> Result<Vec<Snapshot>, SnapshotError> {
         let mut lineage = vec![self.snapshot(id)?];
         while let Some(parent) = lineage.last().and_then(|last| last.manifest().parent) {
-            let child = lineage.last().map(|child| child.manifest().clone());
             let parent = self.snapshot(parent)?;
-            let fits = child.is_some_and(|child| {
-                child.depth == parent.manifest().depth + 1
-                    && u64::from(child.first_page) == parent.manifest().lineage_pages()
-                    && child.private_bytes == parent.manifest().private_bytes
-                    && child.images == parent.manifest().images
-            });
-            if !fits {
+            if lineage.last().is_some_and(|child| !child.manifest().builds_on(parent.manifest())) {
                 let dir = self.snapshots_dir().join(id.to_string());
                 return Err(SnapshotError::damaged(
                     dir,

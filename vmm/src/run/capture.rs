@@ -8,7 +8,7 @@ use super::{End, GuestEvent, Learning, Runner};
 use crate::clock::{Sample, monotonic_ns, tsc::rdtsc};
 use crate::memory::Gpa;
 use crate::snapshot::capture::{CaptureError, Circumstances, capture};
-use crate::snapshot::{Asked, Origin};
+use crate::snapshot::{Asked, Lineage};
 
 /// Longest key in bytes.
 const KEY_MAX: u64 = 1024;
@@ -23,9 +23,9 @@ impl Runner {
             self.emit(GuestEvent::Captured(Err(reason.into())));
             return Ok(-i64::from(libc::EOPNOTSUPP));
         }
-        let key = if key_bytes == 0 { String::new() } else { self.message(key, key_bytes, KEY_MAX) };
+        let named = if key_bytes == 0 { String::new() } else { self.message(key, key_bytes, KEY_MAX) };
         let started = Instant::now();
-        let taken = self.take(Asked { level, key });
+        let taken = self.take(Asked { level, named });
         let elapsed_us = started.elapsed().as_micros() as u64;
         Ok(match taken {
             Ok(id) => {
@@ -64,7 +64,7 @@ impl Runner {
             kernel_digest: snapshots
                 .parent
                 .as_ref()
-                .map_or_else(|| sha256(self.kernel.bytes()), |parent| parent.manifest().kernel),
+                .map_or_else(|| sha256(self.kernel.bytes()), |parent| parent.leaf().manifest().kernel),
             monotonic_ns: self.clock.page().monotonic_ns(rdtsc()),
             boottime_offset_ns: snapshots.shift.apply(host).boottime_offset_ns,
             generation: snapshots.generation,
@@ -72,7 +72,11 @@ impl Runner {
         let taken = capture(&self.machine.memory, around).map_err(|error: CaptureError| error.to_string())?;
         let id = taken.id();
         // What is captured next adds to this one.
-        self.snapshots.parent = Some(Origin::open(&sink.store, id).map_err(|error| error.to_string())?);
+        let lineage = match &self.snapshots.parent {
+            Some(parent) => parent.extended(taken),
+            None => Lineage::of(vec![taken]),
+        };
+        self.snapshots.parent = Some(lineage.map_err(|error| error.to_string())?);
         // What is written from now on belongs to the new snapshot's clones.
         self.snapshots.learning = None;
         Ok(id)

@@ -52,6 +52,13 @@ impl Runner {
                 self.log(a, Gpa(b), c);
                 Ok(0)
             }
+            Op::Ready => {
+                // Once in a lineage, whatever the guest says.
+                if !std::mem::replace(&mut self.told_ready, true) {
+                    self.emit(GuestEvent::Ready);
+                }
+                Ok(0)
+            }
             Op::Capture => self.capture(a, Gpa(b), c),
             Op::Started if a == 0 => self.first_started(b, Gpa(c), slot.args[3]),
             Op::Started => self.started(a, b),

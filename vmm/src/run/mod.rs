@@ -34,7 +34,7 @@ use crate::report::{Recorder, Report, Scene};
 use crate::shared::{Request, Shared};
 use crate::shell::{DrivenMachine, Machine};
 use crate::snapshot::restore::TimeShift;
-use crate::snapshot::{Origin, SnapshotSink};
+use crate::snapshot::{Lineage, Origin, SnapshotSink};
 use crate::status::WaitStatus;
 use crate::vcpu::{ExitReason, KvmError};
 use control::ControlPage;
@@ -66,6 +66,8 @@ pub enum GuestEvent {
     },
     /// The guest has killed a process because memory is used up. Told at most once a second: a guest can claim anything.
     OutOfMemory,
+    /// The program waits on a listening socket for the first time, and nothing else runs: it is ready. Told once in a lineage.
+    Ready,
     /// A snapshot was asked for, by the guest or by [`crate::Guest::snapshot`]: it exists, or why not. The guest goes on.
     Captured(Result<SnapshotId, String>),
     /// The guest is gone: its first process ended, it was stopped, or it failed. Processes started with `exec` ended
@@ -123,6 +125,8 @@ pub(crate) struct Runner {
     reserved_bytes: u64,
     events: EventSink,
     snapshots: Snapshots,
+    /// Whether it was told that the program is ready.
+    told_ready: bool,
 }
 
 /// What the runner knows of snapshots.
@@ -130,7 +134,7 @@ pub(crate) struct Snapshots {
     /// Where they go.
     pub(crate) sink: Option<SnapshotSink>,
     /// What this guest was restored from, or captured as last.
-    pub(crate) parent: Option<Arc<Origin>>,
+    pub(crate) parent: Option<Arc<Lineage>>,
     /// The library OS's own page tables.
     pub(crate) pml4: Gpa,
     /// The guest's clocks against the host's.
@@ -187,6 +191,7 @@ impl Runner {
             reserved_bytes,
             events,
             snapshots,
+            told_ready: false,
         })
     }
 
@@ -423,6 +428,12 @@ impl Runner {
             match request {
                 Request::Post(event) => self.ring.push(event),
                 Request::Exec { token, spec, stdio } => self.execs.ask(Waiting { token, spec, stdio }),
+                Request::Rebase { from, to } => {
+                    let parent = &mut self.snapshots.parent;
+                    if parent.as_ref().is_some_and(|parent| parent.id() == from) {
+                        *parent = to;
+                    }
+                }
                 Request::CloseStdin { token } => {
                     if let Some(handle) = self.execs.stdin(token) {
                         self.handles.finish_input(handle);

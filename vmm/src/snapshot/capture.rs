@@ -10,7 +10,7 @@ use seuss_abi::layout::{COMM_GPA, LAYER_GPA, PAGE_SIZE};
 use seuss_abi::snapshot::{APPLICATION, COPIED, FRAMES_MAX, TABLE, WAS_WRITABLE, class};
 use seuss_snapshotter::snapshot::{Facts, Placed, Snapshot, SnapshotError};
 
-use super::{Asked, Origin, SnapshotSink, cpu, frame_gpa, layer_gpa};
+use super::{Asked, Lineage, SnapshotSink, cpu, frame_gpa, layer_gpa};
 use crate::kernel::page_table::bits;
 use crate::memory::{Gpa, Memory, Window};
 
@@ -21,7 +21,7 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) asked: Asked,
     pub(crate) sink: &'a SnapshotSink,
     /// What the guest itself was restored from, or captured as last.
-    pub(crate) parent: Option<&'a Origin>,
+    pub(crate) parent: Option<&'a Lineage>,
     pub(crate) pml4: Gpa,
     pub(crate) reserved_bytes: u64,
     pub(crate) kernel_digest: [u8; 32],
@@ -57,7 +57,7 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
     let mut classes = vec![0; (frames as usize).div_ceil(4)];
     memory.comm().read(Gpa(COMM_GPA + CAPTURE_OFFSET), &mut classes);
 
-    let parent = around.parent.and_then(Origin::leaf);
+    let parent = around.parent.map(Lineage::leaf);
     // Where the youngest page of each frame is; as far as the parent knows, at first.
     let mut place = vec![NOWHERE; frames as usize];
     if let Some(parent) = parent {
@@ -67,7 +67,7 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
             }
         }
     }
-    let layers = around.parent.map(|origin| &*origin.layers);
+    let layers = around.parent.map(|parent| &**parent.layers());
     let mut draft = around.sink.store.draft(parent)?;
     // Where entries of applications shall point.
     let mut moved = vec![NOWHERE; frames as usize];
@@ -112,11 +112,11 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
 
 fn facts(around: &Circumstances<'_>, private_bytes: u64) -> Result<Facts, CaptureError> {
     let sink = around.sink;
-    let key = around.asked.key.clone();
+    let Asked { level, named } = &around.asked;
     Ok(Facts {
-        level: around.asked.level,
-        name: if key.is_empty() { sink.name.clone() } else { key.clone() },
-        key,
+        level: *level,
+        name: if named.is_empty() { sink.name.clone() } else { named.clone() },
+        key: sink.keys.of(*level, named),
         abi_version: ABI_VERSION,
         kernel: around.kernel_digest,
         cpu: cpu::host().map_err(|error| CaptureError::Cpu(error.to_string()))?,

@@ -5,6 +5,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod cpu;
+mod lineage;
 pub(crate) mod restore;
 mod working_set;
 
@@ -15,13 +16,48 @@ use seuss_abi::ABI_VERSION;
 use seuss_abi::comm::LayerWindow;
 use seuss_abi::layout::{LAYER_GPA, LAYERS_MAX, PAGE_SIZE, PRIVATE_GPA};
 use seuss_snapshotter::snapshot::{
-    CpuSet, ImageRef, Level, Manifest, Placed, Snapshot, SnapshotError, SnapshotId, Store,
+    CpuSet, ImageRef, Level, Manifest, Placed, SnapshotError, SnapshotId, Store,
 };
 
 use crate::config::ImageBlob;
 use crate::error::StartError;
-use crate::memory::{Memory, MemoryError, Window, map_images, map_layers};
+use crate::memory::{Memory, MemoryError, Window, map_images};
 use working_set::{Ground, WorkingSet};
+
+pub use lineage::Lineage;
+
+/// What a guest's snapshots are kept under.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Keys {
+    /// The key that the guest names; none where it names none.
+    #[default]
+    AsNamed,
+    /// Keys that say what the guest was started with. What the guest names is added to that of an argument snapshot, and is only a name otherwise.
+    Derived {
+        /// Of base snapshots.
+        base: String,
+        /// Of function snapshots.
+        function: String,
+    },
+}
+
+impl Keys {
+    /// The key of a snapshot of `level` for which the guest has named `named`.
+    fn of(&self, level: Level, named: &str) -> String {
+        match (self, level) {
+            (Self::AsNamed, _) => named.to_owned(),
+            (Self::Derived { base, .. }, Level::Base) => base.clone(),
+            (Self::Derived { function, .. }, Level::Function) => function.clone(),
+            (Self::Derived { function, .. }, Level::Argument) => argument_key(function, named),
+        }
+    }
+}
+
+/// The key of an argument snapshot: its function's key, and what the program has named.
+#[must_use]
+pub fn argument_key(function: &str, named: &str) -> String {
+    format!("{function}/{named}")
+}
 
 /// Where a guest's snapshots go.
 #[derive(Clone, Debug)]
@@ -30,6 +66,8 @@ pub struct SnapshotSink {
     pub store: Arc<Store>,
     /// The guest's root file system as the store knows it, base layer first: the same blobs as the guest's.
     pub images: Vec<ImageRef>,
+    /// What they are kept under.
+    pub keys: Keys,
     /// Name of snapshots that the host asks for, and of those that the guest asks for without a key.
     pub name: String,
     /// Command line, for people.
@@ -59,6 +97,18 @@ pub enum OriginError {
         /// Its version.
         found: u32,
     },
+    /// Its ancestors are others'.
+    #[error("snapshot {id} does not fit what it is said to build on")]
+    Lineage {
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// Another root file system.
+    #[error("snapshot {id} was taken over another root file system than the one that is offered")]
+    Images {
+        /// The snapshot.
+        id: SnapshotId,
+    },
     /// Another processor.
     #[error("snapshot {id} was taken on another processor: it has {}, this host has {}", wanted, found)]
     Cpu {
@@ -73,11 +123,8 @@ pub enum OriginError {
 
 /// A snapshot with its lineage, mapped once and shared by every clone of this process.
 pub struct Origin {
-    id: SnapshotId,
-    manifest: Manifest,
-    lineage: Vec<Snapshot>,
+    lineage: Arc<Lineage>,
     list: Vec<LayerWindow>,
-    pub(crate) layers: Arc<Window>,
     pub(crate) images: Vec<Arc<Window>>,
     /// The page-table image, in order of frames.
     tables: Vec<Table>,
@@ -90,7 +137,7 @@ type Table = (u32, Box<[u8; PAGE_SIZE as usize]>);
 
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Origin").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Origin").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 
@@ -100,61 +147,71 @@ impl Origin {
     /// # Errors
     /// [`OriginError`]: the snapshot, or one that it builds on, cannot be used on this machine.
     pub fn open(store: &Store, id: SnapshotId) -> Result<Arc<Self>, OriginError> {
-        use std::os::unix::fs::FileExt as _;
-        let lineage = store.lineage(id)?;
-        let Some(leaf) = lineage.last() else {
-            let (name, store) = (id.to_string(), store.root().to_owned());
-            return Err(SnapshotError::NotFound { name, store }.into());
-        };
-        let manifest = leaf.manifest().clone();
-        if manifest.abi_version != ABI_VERSION {
-            return Err(OriginError::Abi { id, found: manifest.abi_version });
-        }
-        check_cpu(id, &manifest.cpu, &cpu::host()?)?;
-        let files: Vec<_> = lineage
-            .iter()
-            .map(|snapshot| (snapshot.pages(), snapshot.manifest().layer_file_pages() * PAGE_SIZE))
-            .collect();
-        let layers = Arc::new(map_layers(&files)?);
+        let lineage = Lineage::open(store, id)?;
         let mut blobs = Vec::new();
-        for image in &manifest.images {
+        for image in &lineage.leaf().manifest().images {
             let name = image.digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
             let file = store.image(image)?.into();
             blobs.push(ImageBlob { file, len_bytes: image.len_bytes, name });
         }
-        let images = map_images(blobs)?.into_iter().map(Arc::new).collect();
+        Self::over(lineage, blobs)
+    }
+
+    /// A lineage over `images`, which are those that its manifest names (the caller has compared digests; lengths are compared here).
+    ///
+    /// # Errors
+    /// [`OriginError`]: the snapshot cannot be used on this machine.
+    pub fn over(lineage: Arc<Lineage>, images: Vec<ImageBlob>) -> Result<Arc<Self>, OriginError> {
+        use std::os::unix::fs::FileExt as _;
+        let leaf = lineage.leaf();
+        let (id, manifest) = (leaf.id(), leaf.manifest());
+        if manifest.abi_version != ABI_VERSION {
+            return Err(OriginError::Abi { id, found: manifest.abi_version });
+        }
+        check_cpu(id, &manifest.cpu, &cpu::host()?)?;
+        let lengths = |images: &[ImageRef]| images.iter().map(|image| image.len_bytes).collect::<Vec<_>>();
+        if images.iter().map(|image| image.len_bytes).ne(lengths(&manifest.images)) {
+            return Err(OriginError::Images { id });
+        }
+        let images = map_images(images)?.into_iter().map(Arc::new).collect();
         let mut tables = Vec::new();
         for (at, frame) in (0_u64..).zip(leaf.table_frames()?) {
             let mut content = Box::new([0; PAGE_SIZE as usize]);
             leaf.tables().read_exact_at(&mut content[..], at * PAGE_SIZE).map_err(|source| {
-                let path = store.root().join("snapshots").join(id.to_string()).join("tables");
+                let path = std::path::PathBuf::from(format!("{id}/tables"));
                 SnapshotError::Io { operation: "read", path, source }
             })?;
             tables.push((frame, content));
         }
         let copied = leaf.copied()?;
         tables.sort_by_key(|(frame, _)| *frame);
-        let list: Vec<_> = lineage.iter().map(|snapshot| layer_window(snapshot.manifest())).collect();
-        let ground = Ground { tables: &tables, layers: &layers, list: &list };
+        let list = lineage.windows();
+        let ground = Ground { tables: &tables, layers: lineage.layers(), list: &list };
         let working_set = WorkingSet::new(&ground, &leaf.working_set());
-        Ok(Arc::new(Self { id, manifest, lineage, list, layers, images, tables, copied, working_set }))
+        Ok(Arc::new(Self { lineage, list, images, tables, copied, working_set }))
     }
 
     /// Its id.
     #[must_use]
     pub fn id(&self) -> SnapshotId {
-        self.id
+        self.lineage.leaf().id()
     }
 
     /// Its manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        self.lineage.leaf().manifest()
     }
 
-    /// The snapshot that clones are made from.
-    pub(crate) fn leaf(&self) -> Option<&Snapshot> {
-        self.lineage.last()
+    /// The snapshot that clones are made from, with all that it builds on.
+    #[must_use]
+    pub fn lineage(&self) -> &Arc<Lineage> {
+        &self.lineage
+    }
+
+    /// The layers.
+    pub(crate) fn layers(&self) -> &Arc<Window> {
+        self.lineage.layers()
     }
 
     /// The layers as the guest learns of them.
@@ -166,22 +223,17 @@ impl Origin {
 
     /// Learn from a clone that stands still which pages it has used, for later clones.
     pub(crate) fn learn(&self, memory: &Memory, scout: bool) {
-        let ground = Ground { tables: &self.tables, layers: &self.layers, list: &self.list };
+        let ground = Ground { tables: &self.tables, layers: self.layers(), list: &self.list };
         if let Some(pages) = self.working_set.learn(&ground, memory, scout)
-            && let Some(leaf) = self.leaf()
-            && let Err(error) = leaf.set_working_set(&pages)
+            && let Err(error) = self.lineage.leaf().set_working_set(&pages)
         {
-            tracing::debug!(%error, snapshot = %self.id, "the working set is not kept");
+            tracing::debug!(%error, snapshot = %self.id(), "the working set is not kept");
         }
     }
 
     pub(crate) fn depth(&self) -> u64 {
-        self.lineage.len() as u64
+        self.list.len() as u64
     }
-}
-
-fn layer_window(manifest: &Manifest) -> LayerWindow {
-    LayerWindow { gpa: layer_gpa(manifest.first_page), pages: manifest.layer_pages.into() }
 }
 
 /// Where page `page` of a lineage lies.
@@ -209,7 +261,8 @@ fn check_cpu(id: SnapshotId, snapshot: &CpuSet, host: &CpuSet) -> Result<(), Ori
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) level: Level,
-    pub(crate) key: String,
+    /// The name that the guest gives it; empty: none.
+    pub(crate) named: String,
 }
 
 #[cfg(test)]

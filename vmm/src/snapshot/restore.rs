@@ -90,13 +90,13 @@ pub(crate) fn fill(memory: &Memory, origin: &Origin) -> Result<Filled, StartErro
     }
     for placed in &origin.copied {
         let from = Gpa(layer_gpa(placed.page));
-        let copied = private.copy_from(Gpa(frame_gpa(placed.pfn)), &origin.layers, from, PAGE_SIZE);
+        let copied = private.copy_from(Gpa(frame_gpa(placed.pfn)), origin.layers(), from, PAGE_SIZE);
         copied.ok_or_else(|| damaged(format!("page {} for frame {}", placed.page, placed.pfn)))?;
     }
     let steps = origin.working_set.steps();
     for step in steps.iter().filter(|_| !scout) {
         let home = Gpa(frame_gpa(step.page.pfn));
-        let copied = private.copy_from(home, &origin.layers, Gpa(step.from), PAGE_SIZE);
+        let copied = private.copy_from(home, origin.layers(), Gpa(step.from), PAGE_SIZE);
         copied
             .and_then(|()| private.store(Gpa(step.slot), step.entry))
             .ok_or_else(|| damaged(format!("frame {} in its working set", step.page.pfn)))?;

@@ -42,6 +42,12 @@ impl Notifier {
         watchers.push(watcher);
     }
 
+    /// Whether a thread waits, or something watches.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        !self.queue.is_empty() || self.watchers.borrow().iter().any(|watcher| watcher.strong_count() > 0)
+    }
+
     /// `events` happened: wake all waiters, tell all watchers. Call it after the state has changed, with no borrow held.
     pub fn notify(&self, events: Readiness) {
         self.queue.wake_all();

@@ -119,6 +119,8 @@ pub struct Kernel {
     slice_start: Cell<u64>,
     /// The current thread wants others to run first.
     yielding: Cell<bool>,
+    /// The VMM knows that the program is ready.
+    told_ready: Cell<bool>,
 }
 
 impl Kernel {
@@ -172,6 +174,7 @@ impl Kernel {
             loaded: RefCell::default(),
             slice_start: Cell::new(slice_start),
             yielding: Cell::new(false),
+            told_ready: Cell::new(false),
         })
     }
 

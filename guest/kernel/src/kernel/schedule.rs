@@ -379,6 +379,10 @@ impl Kernel {
             // The last thread's end has told the VMM; it does not let the guest go on.
             self.panic("no thread is left and the VMM let the guest continue");
         }
+        if !self.told_ready.get() && self.fs.env.uplink.has_awaited_listener() {
+            self.told_ready.set(true);
+            self.machine.host_call(Op::Ready, [0; 6]);
+        }
         self.machine.take_attention();
         self.machine.host_call(Op::Idle, [self.timers.next_ns(), 0, 0, 0, 0, 0]);
         self.fs.env.uplink.looked();

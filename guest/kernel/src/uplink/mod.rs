@@ -294,6 +294,12 @@ impl Uplink {
         !self.deferred.borrow().is_empty()
     }
 
+    /// Whether somebody waits for connections.
+    #[must_use]
+    pub fn has_awaited_listener(&self) -> bool {
+        self.table.borrow().iter().flatten().any(|endpoint| endpoint.is_listening() && endpoint.is_awaited())
+    }
+
     /// Serve an event. Returns whether it was one of a socket.
     pub fn event(&self, event: Event) -> bool {
         let Event { kind, a: handle, b, c } = event;

@@ -133,6 +133,10 @@ impl Owner for InetSocket {
         self.common.notifier.notify(events);
     }
 
+    fn is_awaited(&self) -> bool {
+        self.common.notifier.is_awaited()
+    }
+
     fn identity(&self) -> (u32, u64) {
         (self.common.owner.get().0, self.common.ino.get())
     }

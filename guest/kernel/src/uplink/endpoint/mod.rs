@@ -32,6 +32,11 @@ pub trait Owner {
     /// `events` happened.
     fn changed(&self, events: Readiness);
 
+    /// Whether somebody waits for changes.
+    fn is_awaited(&self) -> bool {
+        false
+    }
+
     /// User id and inode number of the socket's descriptor, as /proc/net tells them.
     fn identity(&self) -> (u32, u64) {
         (0, 0)
@@ -155,6 +160,11 @@ impl Endpoint {
     pub(super) fn identity(&self) -> (u32, u64) {
         let owner = self.owner.borrow().as_ref().and_then(Weak::upgrade);
         owner.map_or((0, 0), |owner| owner.identity())
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        let owner = self.owner.borrow().as_ref().and_then(Weak::upgrade);
+        owner.is_some_and(|owner| owner.is_awaited())
     }
 
     // ---- state
