@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{env, fs, io};
 
+use sha2::{Digest as _, Sha256};
+
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -31,6 +33,13 @@ fn run() -> Result<(), String> {
     let copy = out.join("seuss-image.elf");
     replace(&image, &copy).map_err(|error| format!("cannot copy {}: {error}", image.display()))?;
     println!("cargo:rustc-env=SEUSS_GUEST_IMAGE_FILE={}", copy.display());
+    // Snapshots name the image that they were taken with; digesting it at each start would cost milliseconds.
+    let bytes = fs::read(&copy).map_err(|error| format!("cannot read {}: {error}", copy.display()))?;
+    let digest: Vec<String> = Sha256::digest(&bytes).iter().map(u8::to_string).collect();
+    let digest_file = out.join("seuss-image.sha256");
+    fs::write(&digest_file, format!("[{}]", digest.join(", ")))
+        .map_err(|error| format!("cannot write {}: {error}", digest_file.display()))?;
+    println!("cargo:rustc-env=SEUSS_GUEST_IMAGE_DIGEST_FILE={}", digest_file.display());
     Ok(())
 }
 

@@ -124,7 +124,10 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
 }
 
 /// The body of one GET, to the end of the connection.
-fn get(address: SocketAddr, path: &str) -> Result<String> {
+///
+/// # Errors
+/// No connection, or another status than 200.
+pub fn get(address: SocketAddr, path: &str) -> Result<String> {
     let mut stream = connect(address)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;

@@ -31,6 +31,9 @@ use crate::mount::MountSpec;
 use crate::netns;
 use crate::oci::{Cpu, Spec};
 use crate::record::{ProcessId, Record};
+use crate::snapshots::key::Subject;
+use crate::snapshots::policy::{Mode, Policy};
+use crate::snapshots::{Place, Snapshots};
 use crate::spec::{self, GuestPlan, Network, Role};
 use prepare::Prepared;
 use process::Process;
@@ -103,6 +106,8 @@ struct State {
     next_token: u32,
     /// For the start.
     plan: Option<(GuestPlan, Prepared)>,
+    /// Until it is deleted.
+    snapshots: Option<Snapshots>,
     guest: Option<Arc<dyn GuestControl>>,
     /// What the guest told before `guest` was there.
     early_news: Vec<GuestEvent>,
@@ -133,6 +138,10 @@ impl Container {
             Role::Container { .. } | Role::Alone => Some(plan_guest(shared, &request, &spec, &role)?),
         };
         let memory_bytes = plan.as_ref().map_or(0, |(plan, _)| plan.memory_bytes);
+        let snapshots = match &plan {
+            Some((plan, prepared)) => plan_snapshots(shared, &spec, plan, prepared)?,
+            None => None,
+        };
         let home = plan.as_ref().and_then(|(plan, _)| {
             let home = plan.process.env.iter().find(|entry| entry.starts_with(b"HOME="))?;
             Some((plan.process.uid, home.clone()))
@@ -152,6 +161,7 @@ impl Container {
                 execs: Default::default(),
                 next_token: 1,
                 plan,
+                snapshots,
                 guest: None,
                 early_news: Vec::new(),
                 group,
@@ -244,6 +254,35 @@ fn plan_guest(
     let mounts: Vec<MountSpec> = request.rootfs.iter().map(mount_spec).collect();
     let prepared = prepare::prepare(&request.bundle, spec, &mounts, &mut plan.process)?;
     Ok((plan, prepared))
+}
+
+/// What the container has to do with snapshots; nothing where there is no store for them.
+fn plan_snapshots(
+    shared: &Shared,
+    spec: &Spec,
+    plan: &GuestPlan,
+    prepared: &Prepared,
+) -> Result<Option<Snapshots>, TaskError> {
+    let policy = Policy::read(spec)?;
+    let (Some(socket), Some(images)) = (&prepared.store, &prepared.refs) else { return Ok(None) };
+    // A terminal is somebody's: a clone would go on in the middle of a conversation.
+    if policy.mode == Mode::Off || plan.process.terminal {
+        return Ok(None);
+    }
+    let tenant = match spec.annotation(spec::SANDBOX_NAMESPACE) {
+        Some(namespace) => namespace.to_owned(),
+        None => format!("containerd/{}", shared.namespace),
+    };
+    let identity_env = policy.identity_env.clone();
+    let subject = Subject {
+        images,
+        process: &plan.process,
+        memory_bytes: plan.memory_bytes,
+        identity_env: &identity_env,
+    };
+    let place = Place { socket, tenant: &tenant };
+    let planned = Snapshots::plan(place, policy, &subject, || prepared.images_again().ok());
+    Ok(planned.inspect_err(|error| tracing::warn!(%error, "the container runs without snapshots")).ok())
 }
 
 fn mount_spec(mount: &Mount) -> MountSpec {

@@ -13,6 +13,7 @@ use crate::mount::MountError;
 use crate::netns::NetnsError;
 use crate::oci::ReadSpecError;
 use crate::program::ProgramError;
+use crate::snapshots::policy::PolicyError;
 use crate::spec::SpecError;
 
 /// Why a request failed.
@@ -62,6 +63,9 @@ pub enum TaskError {
     /// The specification cannot be met.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// An annotation about snapshots cannot be followed.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// An exec's description is unreadable.
     #[error("the exec's process description is unreadable: {source}")]
     ExecSpec {
@@ -170,9 +174,11 @@ impl TaskError {
             | Self::Program(_)
             | Self::NotStarted { .. } => Code::FAILED_PRECONDITION,
             Self::Unsupported { .. } => Code::UNIMPLEMENTED,
-            Self::Spec(_) | Self::ReadSpec(_) | Self::ExecSpec { .. } | Self::Resources { .. } => {
-                Code::INVALID_ARGUMENT
-            }
+            Self::Spec(_)
+            | Self::Policy(_)
+            | Self::ReadSpec(_)
+            | Self::ExecSpec { .. }
+            | Self::Resources { .. } => Code::INVALID_ARGUMENT,
             Self::Request { source: RequestError::BadSignal { .. }, .. } => Code::INVALID_ARGUMENT,
             Self::Silent { .. } => Code::DEADLINE_EXCEEDED,
             Self::Internal { .. } => Code::INTERNAL,

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use seuss_abi::spec::ProcessSpec;
+use seuss_snapshotter::snapshot::{Level, SnapshotId};
 pub use seuss_vmm::{
-    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, Keys, Lineage, Origin,
-    OriginError, RequestError, ShellPool, SnapshotSink, StartError, StartTimings, Stdio, WaitStatus,
+    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, KernelImage, Keys,
+    Lineage, Origin, OriginError, RequestError, ShellPool, SnapshotSink, StartError, StartTimings, Stdio,
+    WaitStatus, host_cpu,
 };
 
 /// Receives a guest's events, on the guest's own thread.
@@ -39,6 +41,16 @@ pub trait GuestControl: Send + Sync {
     fn resume(&self);
     /// Ends it, as SIGKILL would.
     fn stop(&self);
+    /// Asks for a snapshot; [`GuestEvent::Captured`] answers.
+    ///
+    /// # Errors
+    /// The guest has ended.
+    fn snapshot(&self, level: Level) -> Result<(), RequestError>;
+    /// What it captures next builds on `to`; see [`Guest::rebase`].
+    ///
+    /// # Errors
+    /// The guest has ended.
+    fn rebase(&self, from: SnapshotId, to: Option<Arc<Lineage>>) -> Result<(), RequestError>;
     /// Figures.
     fn stats(&self) -> GuestStats;
 }
@@ -72,6 +84,14 @@ impl GuestControl for Guest {
         Self::stop(self);
     }
 
+    fn snapshot(&self, level: Level) -> Result<(), RequestError> {
+        Self::snapshot(self, level)
+    }
+
+    fn rebase(&self, from: SnapshotId, to: Option<Arc<Lineage>>) -> Result<(), RequestError> {
+        Self::rebase(self, from, to)
+    }
+
     fn stats(&self) -> GuestStats {
         Self::stats(self)
     }
@@ -84,6 +104,12 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     fn start(&self, config: GuestConfig, events: EventSink) -> Result<Arc<dyn GuestControl>, StartError>;
+
+    /// Starts a clone of a snapshot. As [`Self::start`].
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind.
+    fn restore(&self, config: CloneConfig, events: EventSink) -> Result<Arc<dyn GuestControl>, StartError>;
 }
 
 /// Starts guests under KVM.
@@ -93,6 +119,11 @@ pub struct Kvm;
 impl Hypervisor for Kvm {
     fn start(&self, config: GuestConfig, events: EventSink) -> Result<Arc<dyn GuestControl>, StartError> {
         let guest = Guest::start(config, events)?;
+        Ok(Arc::new(guest))
+    }
+
+    fn restore(&self, config: CloneConfig, events: EventSink) -> Result<Arc<dyn GuestControl>, StartError> {
+        let guest = Guest::restore(config, events)?;
         Ok(Arc::new(guest))
     }
 }

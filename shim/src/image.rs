@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use seuss_snapshotter::erofs::{self, CorruptError, Reader};
 use seuss_snapshotter::rootfs::{self, BlobCache, RootfsError, RootfsOptions};
+use seuss_snapshotter::snapshot::ImageRef;
 
 use crate::guest::ImageBlob;
 use crate::layers::KeptLayers;
@@ -69,6 +70,8 @@ struct Layer {
     file: OwnedFd,
     len_bytes: u64,
     name: String,
+    /// SHA-256 of the image, if it is known.
+    digest: Option<[u8; 32]>,
 }
 
 /// A root file system, ready for guests.
@@ -108,6 +111,7 @@ impl RootImage {
                 .diff_id
                 .as_ref()
                 .map_or_else(|| format!("{}#{number}", path.display()), ToString::to_string),
+            digest: None,
         });
         let defaults =
             built.config.as_ref().and_then(|config| config.config().as_ref()).map(|config| Defaults {
@@ -125,7 +129,7 @@ impl RootImage {
         let len_bytes = file.metadata().map_err(io)?.len();
         erofs::check(&file, len_bytes)
             .map_err(|source| ImageError::Corrupt { path: path.to_owned(), source })?;
-        let layer = Layer { file: file.into(), len_bytes, name: path.display().to_string() };
+        let layer = Layer { file: file.into(), len_bytes, name: path.display().to_string(), digest: None };
         Self::from_layers(vec![layer], Defaults::default())
     }
 
@@ -138,6 +142,7 @@ impl RootImage {
             file: blob.file.into(),
             len_bytes: blob.len_bytes,
             name: blob.digest.to_string(),
+            digest: blob.digest.sha256(),
         };
         let mut layers: Vec<Layer> = kept.blobs.into_iter().map(layer).collect();
         if let Some(dir) = kept.upper {
@@ -146,6 +151,7 @@ impl RootImage {
                 file: blob.file,
                 len_bytes: blob.len_bytes,
                 name: dir.display().to_string(),
+                digest: None,
             });
             layers.extend(own);
         }
@@ -178,6 +184,13 @@ impl RootImage {
             Ok(ImageBlob { file, len_bytes: layer.len_bytes, name: layer.name.clone() })
         };
         self.layers.iter().map(blob).collect()
+    }
+
+    /// The layers as snapshots name them; `None` if the digest of one is not known.
+    #[must_use]
+    pub fn refs(&self) -> Option<Vec<ImageRef>> {
+        let of = |layer: &Layer| Some(ImageRef { digest: layer.digest?, len_bytes: layer.len_bytes });
+        self.layers.iter().map(of).collect()
     }
 
     /// Bytes of all layers.

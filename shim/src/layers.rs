@@ -17,6 +17,8 @@ pub struct KeptLayers {
     pub blobs: Vec<LayerBlob>,
     /// The container's own layer, where something is in it; it goes on top.
     pub upper: Option<PathBuf>,
+    /// Socket of the node's store of memory snapshots, where the snapshotter's daemon tells it.
+    pub store: Option<PathBuf>,
 }
 
 /// The images of the layers that `mounts` put together; `None` if they are not of a kind that seuss-snapshotter makes, or a layer has no
@@ -43,13 +45,17 @@ pub fn kept_layers(mounts: &[MountSpec]) -> Result<Option<KeptLayers>, LookupErr
         "bind" => (vec![mount.source.as_str()], None),
         _ => return Ok(None),
     };
+    let store = match lower.first() {
+        Some(dir) => lookup::store_socket(Path::new(dir))?,
+        None => None,
+    };
     let mut blobs = Vec::with_capacity(lower.len());
     for dir in lower.into_iter().rev() {
         let Some(blob) = lookup::layer_blob(Path::new(dir))? else { return Ok(None) };
         blobs.push(blob);
     }
     let upper = upper.map(Path::new).filter(|dir| !is_empty(dir)).map(Path::to_owned);
-    Ok(Some(KeptLayers { blobs, upper }))
+    Ok(Some(KeptLayers { blobs, upper, store }))
 }
 
 /// Whether a directory has no entries. One that cannot be read is not: making an image of it will say why.

@@ -34,6 +34,7 @@ pub mod sandbox;
 pub mod serve;
 pub mod service;
 pub mod size;
+pub mod snapshots;
 pub mod spec;
 pub mod terminal;
 pub mod users;

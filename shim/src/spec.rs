@@ -24,6 +24,9 @@ pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 /// Annotation: id of the container's pod sandbox.
 pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
+/// Annotation: Kubernetes namespace of the pod.
+pub const SANDBOX_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
+
 /// Device nodes that every container has by the OCI specification: the guest has its own.
 const STANDARD_DEVICES: [&str; 8] = [
     "/dev/null",

@@ -61,6 +61,18 @@ impl Digest {
         self.algorithm
     }
 
+    /// The bytes, of a sha256 digest.
+    pub fn sha256(&self) -> Option<[u8; 32]> {
+        if self.algorithm != Algorithm::Sha256 {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, digits) in bytes.iter_mut().zip(self.hex.as_bytes().chunks_exact(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(bytes)
+    }
+
     /// The hexadecimal part.
     pub fn hex(&self) -> &str {
         &self.hex

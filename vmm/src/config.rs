@@ -67,3 +67,14 @@ pub struct Stdio {
     /// Standard error.
     pub stderr: Option<OwnedFd>,
 }
+
+impl Stdio {
+    /// The same descriptions under other descriptors.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        let again = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+        Ok(Self { stdin: again(&self.stdin)?, stdout: again(&self.stdout)?, stderr: again(&self.stderr)? })
+    }
+}

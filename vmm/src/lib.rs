@@ -40,7 +40,7 @@ pub use memory::{Gpa, Gva, MemoryError};
 pub use pool::ShellPool;
 pub use report::{CallRecord, Registers, Report};
 pub use run::GuestEvent;
-pub use snapshot::{Keys, Lineage, Origin, OriginError, SnapshotSink, argument_key};
+pub use snapshot::{Keys, Lineage, Origin, OriginError, SnapshotSink, argument_key, host_cpu};
 pub use stats::{ExitCounts, FaultCounts, GuestStats, StartTimings};
 pub use status::WaitStatus;
 pub use vcpu::{ExitReason, KvmError};

@@ -74,16 +74,28 @@ impl ShellPool {
     /// # Errors
     /// [`StartError::Host`]: no thread.
     pub fn new(origin: Arc<Origin>, size: usize) -> Result<Arc<Self>, StartError> {
+        Self::start(origin, size, true)
+    }
+
+    fn start(origin: Arc<Origin>, size: usize, refill: bool) -> Result<Arc<Self>, StartError> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("seuss-pool".into())
-            .spawn(move || fill(&of_thread, &origin, size))
+            .spawn(move || fill(&of_thread, &origin, size, refill))
             .map_err(|error| StartError::Host {
                 operation: "start the pool's thread",
                 errno: error.raw_os_error().unwrap_or(libc::EIO),
             })?;
         Ok(Arc::new(Self { shared, thread: Some(thread) }))
+    }
+
+    /// Make one virtual machine ahead, and no other when it is taken.
+    ///
+    /// # Errors
+    /// [`StartError::Host`]: no thread.
+    pub fn one(origin: Arc<Origin>) -> Result<Arc<Self>, StartError> {
+        Self::start(origin, 1, false)
     }
 
     /// Wait until a virtual machine is ready.
@@ -121,9 +133,12 @@ impl Drop for ShellPool {
     }
 }
 
-/// The pool's thread: keeps it full. A failure is kept until somebody has seen it.
-fn fill(shared: &Shared, origin: &Origin, size: usize) {
-    loop {
+/// The pool's thread: fills it, and keeps it full if it is to be refilled. A failure is kept until somebody has seen it.
+fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
+    for made in 0.. {
+        if made >= size && !refill {
+            return;
+        }
         let state = shared.lock();
         let idle = |state: &mut State| !state.ends && (state.ready.len() >= size || state.failed.is_some());
         let state = shared.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
@@ -131,12 +146,12 @@ fn fill(shared: &Shared, origin: &Origin, size: usize) {
             return;
         }
         drop(state);
-        let made = prepare(origin, &mut StartTimings::default()).and_then(|prepared| {
+        let prepared = prepare(origin, &mut StartTimings::default()).and_then(|prepared| {
             let filled = restore::fill(&prepared.machine.memory, origin)?;
             Ok(Prepared { filled: Some(filled), ..prepared })
         });
         let mut state = shared.lock();
-        match made {
+        match prepared {
             Ok(prepared) => state.ready.push_back(prepared),
             Err(error) => {
                 tracing::warn!(%error, snapshot = %origin.id(), "no virtual machine can be made ahead");

@@ -90,7 +90,9 @@ disabled_plugins = [
 /// The runtime handlers, as tables below `prefix`.
 fn runtimes(node: &Containerd, prefix: &str) -> String {
     let snapshotter = node.snapshotter_name();
-    let annotations = "pod_annotations = [\"*\"]\n  container_annotations = [\"*\"]";
+    // A pattern's star matches no slash (path.Match).
+    let annotations =
+        "pod_annotations = [\"*\", \"seuss.dev/*\"]\n  container_annotations = [\"*\", \"seuss.dev/*\"]";
     let mut text = String::new();
     for (name, binary) in [("runc", &node.tools.runc), ("crun", &node.tools.crun)] {
         text.push_str(&format!(

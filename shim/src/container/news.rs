@@ -45,11 +45,18 @@ impl Container {
             GuestEvent::ExecStarted { token, result } => self.exec_started(state, token, result),
             GuestEvent::Exited { token, status } => self.exec_exited(state, token, status.shell_code()),
             GuestEvent::OutOfMemory => self.out_of_memory(),
-            GuestEvent::Ready => tracing::debug!(id = self.id, "ready"),
-            GuestEvent::Captured(outcome) => match outcome {
-                Ok(snapshot) => tracing::info!(%snapshot, "snapshot taken"),
-                Err(reason) => tracing::warn!(reason, "no snapshot"),
-            },
+            GuestEvent::Ready => {
+                tracing::info!(id = self.id, "the program is ready");
+                if let (Some(snapshots), Some(guest)) = (&state.snapshots, &state.guest) {
+                    snapshots.ready(guest);
+                }
+            }
+            GuestEvent::Captured(Ok(snapshot)) => {
+                if let (Some(snapshots), Some(guest)) = (&state.snapshots, &state.guest) {
+                    snapshots.taken(snapshot, guest);
+                }
+            }
+            GuestEvent::Captured(Err(reason)) => tracing::warn!(id = self.id, reason, "no snapshot"),
             GuestEvent::Ended(result) => self.ended(state, result),
         }
     }

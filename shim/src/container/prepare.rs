@@ -4,11 +4,12 @@
 //! for other snapshotters: mount what they offer, read all of it into one image in memory, unmount. The log says which it was and how long
 //! it took.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use seuss_abi::layout::IMAGE_WINDOWS_MAX;
 use seuss_abi::spec::ProcessSpec;
+use seuss_snapshotter::snapshot::ImageRef;
 
 use crate::error::TaskError;
 use crate::guest::ImageBlob;
@@ -23,6 +24,24 @@ use crate::{program, users};
 pub struct Prepared {
     /// Its layers, base first.
     pub images: Vec<ImageBlob>,
+    /// The layers as snapshots name them, where their digests are known.
+    pub refs: Option<Vec<ImageRef>>,
+    /// Socket of the node's store of memory snapshots.
+    pub store: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// The layers again, for another guest.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn images_again(&self) -> std::io::Result<Vec<ImageBlob>> {
+        let again = |image: &ImageBlob| {
+            let file = image.file.try_clone()?;
+            Ok(ImageBlob { file, len_bytes: image.len_bytes, name: image.name.clone() })
+        };
+        self.images.iter().map(again).collect()
+    }
 }
 
 /// Mounts `mounts` at the bundle's root directory, makes the image, unmounts, and checks that `process` can run in it. Completes the
@@ -40,8 +59,12 @@ pub fn prepare(
         Some(root) if !root.path.as_os_str().is_empty() => bundle.join(&root.path),
         _ => bundle.join("rootfs"),
     };
+    let mut store = None;
     let image = match kept_layers(mounts) {
-        Some(kept) => kept_image(kept)?,
+        Some(kept) => {
+            store.clone_from(&kept.store);
+            kept_image(kept)?
+        }
         None if mounts.is_empty() => read_image(&root)?,
         None => {
             let target = bundle.join("rootfs");
@@ -58,7 +81,7 @@ pub fn prepare(
         process.env.push(format!("HOME={home}").into_bytes());
     }
     program::check(&image.view, process)?;
-    Ok(Prepared { images: image.blobs()? })
+    Ok(Prepared { images: image.blobs()?, refs: image.refs(), store })
 }
 
 /// The layers that the snapshotter keeps. Trouble with them is no reason to refuse a container: its files can still be read.

@@ -12,10 +12,11 @@ use super::{Container, State, now_exit};
 use crate::cgroup::Version;
 use crate::error::TaskError;
 use crate::events::Event;
-use crate::guest::{EventSink, GuestConfig, GuestControl, GuestError, RequestError};
+use crate::guest::{CloneConfig, GuestConfig, GuestControl, GuestError, RequestError, StartError};
 use crate::io::{Owner, ProcessIo, StdioNames};
 use crate::lifecycle::{self, Exit, KillEffect, Refused, ends_by_default};
 use crate::oci::{Process as OciProcess, Resources};
+use crate::snapshots::{Beginning, Snapshots};
 use crate::spec::Role;
 use crate::{metrics, netns, spec};
 
@@ -80,7 +81,7 @@ impl Container {
                 process: plan.process,
                 stdio,
                 name: self.id.clone(),
-                snapshots: None,
+                snapshots: state.snapshots.as_ref().map(Snapshots::sink),
             };
             (config, plan.cpu.cpus, started)
         };
@@ -114,8 +115,7 @@ impl Container {
 
     /// Starts the guest. Blocks.
     fn launch(self: &Arc<Self>, config: GuestConfig, cpus: &str) -> Result<(), TaskError> {
-        let sink: EventSink = self.sink();
-        let guest = netns::run_in(&self.network, || self.shared.hypervisor.start(config, sink))??;
+        let guest = netns::run_in(&self.network, || self.start_guest(config))??;
         self.place_thread(guest.tid(), cpus);
         let mut state = self.lock();
         state.init.pid = guest.tid();
@@ -134,6 +134,54 @@ impl Container {
             }
         }
         Ok(())
+    }
+
+    /// Starts from a snapshot if there is one that fits, else from the beginning.
+    fn start_guest(self: &Arc<Self>, config: GuestConfig) -> Result<Arc<dyn GuestControl>, StartError> {
+        let beginning = self.lock().snapshots.as_mut().and_then(Snapshots::take_beginning);
+        if let Some(beginning) = beginning {
+            let snapshot = beginning.origin.id();
+            match self.restore(&config, beginning) {
+                Ok(guest) => {
+                    tracing::info!(id = self.id, %snapshot, "restored from a snapshot");
+                    return Ok(guest);
+                }
+                Err(error) => {
+                    tracing::warn!(id = self.id, %snapshot, %error, "cannot start from a snapshot; booting");
+                    if let Some(snapshots) = &mut self.lock().snapshots {
+                        snapshots.boots();
+                    }
+                }
+            }
+        }
+        self.shared.hypervisor.start(config, self.sink())
+    }
+
+    fn restore(
+        self: &Arc<Self>,
+        config: &GuestConfig,
+        beginning: Beginning,
+    ) -> Result<Arc<dyn GuestControl>, StartError> {
+        let host = |operation, error: std::io::Error| StartError::Host {
+            operation,
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        // If this fails, the container boots with the others.
+        let stdio =
+            config.stdio.try_clone().map_err(|error| host("duplicate the standard descriptors", error))?;
+        let process = self.lock().snapshots.as_ref().map(|snapshots| snapshots.identity(&config.process));
+        if let Some(pool) = &beginning.pool {
+            pool.wait()?;
+        }
+        let clone = CloneConfig {
+            origin: beginning.origin,
+            process: process.unwrap_or_default(),
+            stdio,
+            name: config.name.clone(),
+            snapshots: config.snapshots.clone(),
+            pool: beginning.pool,
+        };
+        self.shared.hypervisor.restore(clone, self.sink())
     }
 
     /// Puts the vCPU thread where the container's CPU limits apply.

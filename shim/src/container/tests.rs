@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use seuss_abi::spec::ProcessSpec;
+use seuss_snapshotter::snapshot::{Level, SnapshotId};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::guest::{
-    EventSink, GuestConfig, GuestError, GuestStats, RequestError, StartError, Stdio, WaitStatus,
+    CloneConfig, EventSink, GuestConfig, GuestError, GuestStats, Lineage, RequestError, StartError, Stdio,
+    WaitStatus,
 };
 use crate::lifecycle;
 
@@ -77,6 +79,16 @@ impl GuestControl for FakeGuest {
         }
     }
 
+    fn snapshot(&self, level: Level) -> Result<(), RequestError> {
+        self.call(format!("snapshot {level}"));
+        Ok(())
+    }
+
+    fn rebase(&self, from: SnapshotId, to: Option<Arc<Lineage>>) -> Result<(), RequestError> {
+        self.call(format!("rebase {from} {:?}", to.map(|to| to.id())));
+        Ok(())
+    }
+
     fn stats(&self) -> GuestStats {
         GuestStats::default()
     }
@@ -104,6 +116,10 @@ struct FakeHypervisor {
 }
 
 impl Hypervisor for FakeHypervisor {
+    fn restore(&self, _: CloneConfig, _: EventSink) -> Result<Arc<dyn GuestControl>, StartError> {
+        Err(StartError::NoKvm { device: "/dev/kvm" })
+    }
+
     fn start(&self, config: GuestConfig, events: EventSink) -> Result<Arc<dyn GuestControl>, StartError> {
         if self.fails {
             return Err(StartError::NoKvm { device: "/dev/kvm" });

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::channel::Channel;
 use super::protocol::{Change, Entry, Figures, Fit, LayerEntry, Refusal, Reply, Request, VERSION};
@@ -68,6 +69,14 @@ impl Client {
         let client = Self(channel);
         client.done(&Request::Hello { version: VERSION, tenant: tenant.to_owned() }, &[])?;
         Ok(client)
+    }
+
+    /// From now on no request waits longer than this for its answer; it fails with [`ClientError::Io`] then, and the connection is of no use any more.
+    ///
+    /// # Errors
+    /// setsockopt(2)'s.
+    pub fn set_patience(&self, patience: Duration) -> Result<(), ClientError> {
+        Ok(self.0.set_patience(patience)?)
     }
 
     fn receive(&self) -> Result<(Reply, Vec<OwnedFd>), ClientError> {

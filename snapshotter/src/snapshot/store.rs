@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::draft::{DRAFT_PREFIX, Draft};
 use super::error::SnapshotError;
 use super::manifest::{ImageRef, Manifest, SnapshotId};
-use super::reader::{Snapshot, digest_of, read_manifest};
+use super::reader::{MANIFEST, PAGES, Snapshot, TABLES, digest_of, read_manifest};
 
 /// A local store.
 #[derive(Clone, Debug)]
@@ -125,6 +125,19 @@ impl Store {
             return Err(SnapshotError::NotFound { name: id.to_string(), store: self.root.clone() });
         }
         Snapshot::open(&dir)
+    }
+
+    /// The files of a snapshot, opened anew, as a store that takes it in reads them: `pages`, `tables`, `manifest`.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn files(&self, id: SnapshotId) -> Result<[File; 3], SnapshotError> {
+        let dir = self.snapshots_dir().join(id.to_string());
+        let open = |name: &str| {
+            let path = dir.join(name);
+            File::open(&path).map_err(SnapshotError::io("open", &path))
+        };
+        Ok([open(PAGES)?, open(TABLES)?, open(MANIFEST)?])
     }
 
     /// A snapshot and its ancestors, the root first.

@@ -16,12 +16,17 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
 use seuss_abi::layout::{ENTRY_BOOT, KERNEL_BASE, KERNEL_END, PAGE_SIZE, PRIVATE_GPA};
 
+use seuss_snapshotter::snapshot::store::sha256;
+
 use crate::memory::{Gpa, Gva, Memory};
 use page_table::Access;
 
 /// The image that build.rs made (or that `SEUSS_GUEST_IMAGE` named when this crate was built), at an address that ELF
 /// structures can be read at.
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("SEUSS_GUEST_IMAGE_FILE")));
+
+/// Its SHA-256.
+const EMBEDDED_DIGEST: [u8; 32] = include!(env!("SEUSS_GUEST_IMAGE_DIGEST_FILE"));
 
 #[repr(align(16))]
 struct Aligned<T: ?Sized>(T);
@@ -144,6 +149,15 @@ impl KernelImage {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// SHA-256 of the file.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        match &self.bytes {
+            Cow::Borrowed(_) => EMBEDDED_DIGEST,
+            Cow::Owned(bytes) => sha256(bytes),
+        }
     }
 
     /// Bytes from `KERNEL_BASE` to the end of the last page.

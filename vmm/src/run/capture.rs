@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use seuss_snapshotter::snapshot::{Level, SnapshotId, store::sha256};
+use seuss_snapshotter::snapshot::{Level, SnapshotId};
 
 use super::{End, GuestEvent, Learning, Runner};
 use crate::clock::{Sample, monotonic_ns, tsc::rdtsc};
@@ -64,7 +64,7 @@ impl Runner {
             kernel_digest: snapshots
                 .parent
                 .as_ref()
-                .map_or_else(|| sha256(self.kernel.bytes()), |parent| parent.leaf().manifest().kernel),
+                .map_or_else(|| self.kernel.digest(), |parent| parent.leaf().manifest().kernel),
             monotonic_ns: self.clock.page().monotonic_ns(rdtsc()),
             boottime_offset_ns: snapshots.shift.apply(host).boottime_offset_ns,
             generation: snapshots.generation,

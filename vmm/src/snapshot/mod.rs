@@ -257,6 +257,14 @@ fn check_cpu(id: SnapshotId, snapshot: &CpuSet, host: &CpuSet) -> Result<(), Ori
     Err(OriginError::Cpu { id, wanted: text(missing), found: text(surplus) })
 }
 
+/// What must be known of this machine to choose a snapshot for it.
+///
+/// # Errors
+/// [`StartError`]: KVM does not tell its features.
+pub fn host_cpu() -> Result<CpuSet, StartError> {
+    cpu::host()
+}
+
 /// What the guest wants captured.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {

@@ -173,6 +173,7 @@ impl Kernel {
         for space in self.spaces() {
             space.borrow_mut().wipe();
         }
+        self.change_environments(&restored.spec.env);
         self.fs.env.handles.restored(&restored.spec.stdio);
         if let Err(errno) = self.fs.env.uplink.after_restore() {
             self.log(2, &alloc::format!("a clone's socket cannot be made again: {errno:?}"));

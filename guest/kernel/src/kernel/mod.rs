@@ -7,6 +7,7 @@ pub mod capture;
 pub mod deliver;
 pub mod events;
 mod fault_address;
+mod identity;
 pub mod info;
 pub mod life;
 mod oom;

@@ -35,8 +35,10 @@ impl Uplink {
             endpoint.closed();
             self.forget(endpoint.handle());
         }
+        // Before the first is reopened: its handle may be one that has just become free.
+        kept.retain(|endpoint| self.endpoint(endpoint.handle()).is_some());
         let mut outcome = Ok(());
-        for endpoint in kept.iter().filter(|endpoint| self.endpoint(endpoint.handle()).is_some()) {
+        for endpoint in &kept {
             outcome = outcome.and(self.reopen(endpoint));
         }
         outcome

@@ -367,6 +367,9 @@ fn after_a_restore_listeners_listen_and_connections_are_lost() {
     let of_listener: Vec<_> = submitted.iter().filter(|entry| entry.handle == listener.handle()).collect();
     let commands: Vec<u32> = of_listener.iter().map(|entry| entry.command).collect();
     assert_eq!(commands[..4], [1, 6, 8, 3], "open, option, listen, accept ahead");
+    let opened: Vec<u32> =
+        submitted.iter().filter(|entry| entry.command == 1).map(|entry| entry.handle).collect();
+    assert_eq!(opened, [listener.handle(), connection.handle()], "what was prepared before is not opened");
     let [at, len, backlog] = of_listener[2].args;
     let mut bound = vec![0; len as usize];
     bench.frames.read(at, &mut bound);

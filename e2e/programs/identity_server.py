@@ -1,0 +1,61 @@
+"""A wsgiref server on port 8000 that says who it is: what it made as it started, and what must differ from clone to clone."""
+import json
+import os
+import random
+import socketserver
+import ssl
+import time
+import uuid
+import wsgiref.simple_server
+
+STARTED = uuid.uuid4().hex
+answered = 0
+
+
+def generation():
+    try:
+        with open("/dev/seuss") as device:
+            return int(device.readline().split()[1])
+    except FileNotFoundError:
+        return None
+
+
+def application(environ, start_response):
+    global answered
+    answered += 1
+    with open("/proc/self/environ", "rb") as file:
+        environment = file.read().decode().split("\0")
+    who = {
+        "path": environ["PATH_INFO"],
+        "started": STARTED,
+        "answered": answered,
+        "generation": generation(),
+        "hostname": os.uname().nodename,
+        "environment": [entry for entry in environment if entry.startswith("HOSTNAME=")],
+        "getrandom": os.getrandom(16).hex(),
+        "uuid4": uuid.uuid4().hex,
+        "ssl": ssl.RAND_bytes(16).hex(),
+        "time": time.time(),
+    }
+    body = json.dumps(who).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+class Handler(wsgiref.simple_server.WSGIRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+class Server(wsgiref.simple_server.WSGIServer):
+    def server_bind(self):
+        # Without the look-up of this host's name, which waits for a name server that may not be there.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "localhost", 8000
+        self.setup_environ()
+
+
+random.seed(os.urandom(8))
+server = wsgiref.simple_server.make_server("0.0.0.0", 8000, application, Server, Handler)
+print("ready", flush=True)
+server.serve_forever()

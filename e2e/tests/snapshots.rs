@@ -1,0 +1,291 @@
+//! Memory snapshots of pods: the first one of a kind is captured when it is ready, the next one is restored from that without being told to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use seuss_e2e::containerd::{Containerd, Options};
+use seuss_e2e::cri::log;
+use seuss_e2e::cri::spec::{ContainerSpec, Sandbox};
+use seuss_e2e::load::{self, Load};
+use seuss_e2e::need::{self, Failure};
+use seuss_e2e::runtime::Runtime;
+use seuss_e2e::servers::{self, Server};
+use seuss_e2e::tools::Version;
+
+/// Generous: a loaded machine must not fail a test.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A server that tells what differs from clone to clone.
+const IDENTITY: &str = include_str!("../programs/identity_server.py");
+/// What the shim logs when a container starts from a snapshot.
+const RESTORED: &str = "restored from a snapshot";
+/// Figures of the daemon.
+const SNAPSHOTS: &str = "seuss_snapshotter_memory_snapshots";
+const LEASES: &str = "seuss_snapshotter_memory_leases";
+
+/// A node with seuss-snapshotter; `None` where it cannot be.
+fn start(version: Version, images: &[&str]) -> Result<Option<Containerd>> {
+    let missing = need::missing_for_node(version, Runtime::Seuss)
+        .or_else(|| need::missing_images(&[&["pause"], images].concat()));
+    if let Some(reason) = missing {
+        need::skip(&reason);
+        return Ok(None);
+    }
+    let node = Containerd::start(
+        Options::for_runtime(version, Runtime::Seuss)?.with_snapshotter(&["--size", "2GiB"])?,
+    )?;
+    node.import("pause")?;
+    Ok(Some(node))
+}
+
+/// A pod whose one container serves.
+struct Pod<'n> {
+    node: &'n Containerd,
+    sandbox: Sandbox,
+    id: String,
+    address: SocketAddr,
+}
+
+impl<'n> Pod<'n> {
+    fn start(node: &'n Containerd, sandbox: Sandbox, spec: &ContainerSpec) -> Result<Self> {
+        let sandbox = node.cri().run_pod_sandbox(sandbox)?;
+        let ip = node.cri().pod_sandbox_status(&sandbox)?.network.context("the pod has no network")?.ip;
+        let ip: IpAddr = ip.parse().with_context(|| format!("pod IP {ip:?}"))?;
+        let id = node.cri().create_container(&sandbox, spec)?;
+        node.cri().start_container(&id)?;
+        Ok(Self { node, sandbox, id, address: SocketAddr::new(ip, servers::PORT) })
+    }
+
+    /// Who it says that it is.
+    fn who(&self) -> Result<Value> {
+        let address = self.address;
+        let body = self.node.namespaces().in_network(move || {
+            load::wait_for(address, PATIENCE)?;
+            load::get(address, "/who")
+        })?;
+        Ok(serde_json::from_str(&body)?)
+    }
+
+    fn remove(self) -> Result<()> {
+        self.node.cri().stop_container(&self.id, Duration::from_secs(1))?;
+        self.node.cri().stop_pod_sandbox(&self.sandbox)?;
+        self.node.cri().remove_pod_sandbox(&self.sandbox)
+    }
+}
+
+fn sandbox(node: &Containerd, name: &str) -> Sandbox {
+    Sandbox::new(name, Runtime::Seuss, &node.pod_logs())
+}
+
+/// Waits until the store has `count` snapshots.
+fn wait_for_snapshots(node: &Containerd, count: u32) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while node.snapshotter().metric(SNAPSHOTS)? < f64::from(count) {
+        ensure!(Instant::now() < deadline, "no snapshot: {}", node.snapshotter().get("/metrics")?);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// How many containers were started from snapshots.
+fn restores(node: &Containerd) -> Result<usize> {
+    Ok(std::fs::read_to_string(node.log_path())?.matches(RESTORED).count())
+}
+
+fn since_epoch() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The second pod goes on where the first one was ready, and is somebody else.
+fn the_second_pod_is_restored(node: &Containerd) -> Result<()> {
+    let image = node.import("python")?;
+    let spec = |name: &str| {
+        ContainerSpec::new("main", &image).command(&["python3", "-c", IDENTITY]).env("HOSTNAME", name)
+    };
+    let first = Pod::start(node, sandbox(node, "clone-aaaa"), &spec("clone-aaaa"))?;
+    wait_for_snapshots(node, 1)?;
+    let second = Pod::start(node, sandbox(node, "clone-bb"), &spec("clone-bb"))?;
+    let third = Pod::start(node, sandbox(node, "clone-cccc"), &spec("clone-cccc"))?;
+    let asked = since_epoch();
+    let who = [second.who()?, third.who()?, first.who()?];
+    let answered = since_epoch();
+    ensure!(restores(node)? == 2, "{} restores\n{who:#?}", restores(node)?);
+    for (who, name, generation) in
+        [(&who[0], "clone-bb", 1), (&who[1], "clone-cccc", 1), (&who[2], "clone-aaaa", 0)]
+    {
+        ensure!(who["hostname"] == name, "{who:#}");
+        ensure!(who["environment"] == serde_json::json!([format!("HOSTNAME={name}")]), "{who:#}");
+        ensure!(who["generation"] == generation, "{who:#}");
+        ensure!(who["answered"] == 1, "each has its own memory: {who:#}");
+        let time = who["time"].as_f64().context("no time")?;
+        ensure!(time > asked - 0.01 && time < answered + 0.01, "{time} is not within {asked} and {answered}");
+    }
+    ensure!(who[0]["started"] == who[2]["started"] && who[1]["started"] == who[2]["started"], "{who:#?}");
+    for random in ["getrandom", "uuid4", "ssl"] {
+        ensure!(who[0][random] != who[1][random] && who[0][random] != who[2][random], "{random}: {who:#?}");
+    }
+    ensure!(node.snapshotter().metric(SNAPSHOTS)? == 1.0, "clones that are ready are not captured again");
+    ensure!(node.snapshotter().metric(LEASES)? >= 2.0, "{}", node.snapshotter().get("/metrics")?);
+    for pod in [first, second, third] {
+        pod.remove()?;
+    }
+    node.expect_clean(PATIENCE)?;
+    let deadline = Instant::now() + PATIENCE;
+    while node.snapshotter().metric(LEASES)? > 0.0 {
+        ensure!(Instant::now() < deadline, "leases are left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// What is started with something else boots; so does a pod of another namespace, and one that asks for it.
+fn only_what_fits_is_restored(node: &Containerd) -> Result<()> {
+    let image = node.import("python")?;
+    let spec = || ContainerSpec::new("main", &image).command(&["python3", "-c", IDENTITY]);
+    let first = Pod::start(node, sandbox(node, "first"), &spec())?;
+    wait_for_snapshots(node, 1)?;
+    let started = first.who()?["started"].clone();
+    let mut other_namespace = sandbox(node, "tenant");
+    if let Some(metadata) = &mut other_namespace.config.metadata {
+        metadata.namespace = "other".into();
+    }
+    let off = sandbox(node, "off").annotation("seuss.dev/snapshot", "off");
+    let others = [
+        (sandbox(node, "environment"), spec().env("COLOUR", "blue")),
+        (sandbox(node, "memory"), spec().memory_bytes(300 << 20)),
+        (other_namespace, spec()),
+        (off, spec()),
+    ];
+    for (sandbox, spec) in others {
+        let name = sandbox.config.hostname.clone();
+        let pod = Pod::start(node, sandbox, &spec)?;
+        let who = pod.who()?;
+        ensure!(who["started"] != started && who["generation"] == 0, "{name}: {who:#}");
+        pod.remove()?;
+    }
+    ensure!(restores(node)? == 0, "{} restores", restores(node)?);
+    let wrong = sandbox(node, "wrong").annotation("seuss.dev/snapshot", "sometimes");
+    let wrong = node.cri().run_pod_sandbox(wrong)?;
+    let error = node.cri().create_container(&wrong, &spec()).and_then(|id| node.cri().start_container(&id));
+    let error = format!("{:#}", error.err().context("a wrong annotation was taken")?);
+    ensure!(error.contains("seuss.dev/snapshot") && error.contains("sometimes"), "{error}");
+    node.cri().stop_pod_sandbox(&wrong)?;
+    node.cri().remove_pod_sandbox(&wrong)?;
+    first.remove()
+}
+
+/// A restored server answers as the first one does, under load.
+fn a_restored_server_answers(node: &Containerd, server: Server) -> Result<()> {
+    let image = node.import(server.image)?;
+    let spec = ContainerSpec::new("server", &image).command(&server.command());
+    let first = Pod::start(node, sandbox(node, "first"), &spec)?;
+    wait_for_snapshots(node, 1)?;
+    let second = Pod::start(node, sandbox(node, "second"), &spec)?;
+    for pod in [&second, &first] {
+        let address = pod.address;
+        let outcome = node.namespaces().in_network(move || {
+            load::wait_for(address, PATIENCE)?;
+            Load { address, requests: 500, in_flight: 16 }.http(|number| server.body(number))
+        })?;
+        ensure!(outcome.latencies.len() == 500, "{} answers", outcome.latencies.len());
+    }
+    ensure!(restores(node)? == 1, "{} restores", restores(node)?);
+    let log = log::read(&second.sandbox.log_path(&spec))?;
+    ensure!(log.stderr.is_empty(), "{log:?}");
+    second.remove()?;
+    first.remove()?;
+    node.expect_clean(PATIENCE)
+}
+
+/// A warm-up request is answered before the snapshot is taken.
+fn a_warm_up_request_comes_first(node: &Containerd) -> Result<()> {
+    let image = node.import("python")?;
+    let spec = ContainerSpec::new("main", &image).command(&["python3", "-c", IDENTITY]);
+    let warm = |name: &str| sandbox(node, name).annotation("seuss.dev/warm-up", "8000/warm");
+    let first = Pod::start(node, warm("first"), &spec)?;
+    wait_for_snapshots(node, 1)?;
+    let second = Pod::start(node, warm("second"), &spec)?;
+    let who = second.who()?;
+    ensure!(who["answered"] == 2 && who["generation"] == 1, "{who:#}");
+    second.remove()?;
+    first.remove()
+}
+
+/// The daemon is killed: pods go on, its leases are taken again, and the next pod is restored as before.
+fn the_store_comes_back(node: &mut Containerd) -> Result<()> {
+    let image = node.import("python")?;
+    let spec = ContainerSpec::new("main", &image).command(&["python3", "-c", IDENTITY]);
+    {
+        let first = Pod::start(node, sandbox(node, "first"), &spec)?;
+        wait_for_snapshots(node, 1)?;
+        first.who()?;
+    }
+    node.kill_snapshotter()?;
+    node.start_snapshotter()?;
+    let node = &*node;
+    let deadline = Instant::now() + PATIENCE;
+    while node.snapshotter().metric(LEASES)? < 1.0 {
+        ensure!(Instant::now() < deadline, "the first pod's lease is not taken again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let second = Pod::start(node, sandbox(node, "second"), &spec)?;
+    let who = second.who()?;
+    ensure!(who["generation"] == 1 && restores(node)? == 1, "{who:#}");
+    second.remove()
+}
+
+macro_rules! cases {
+    ($($module:ident = $version:ident;)*) => {
+        $(mod $module {
+            use super::*;
+
+            fn run(images: &[&str], case: impl FnOnce(&Containerd) -> Result<()>) -> Result<(), Failure> {
+                let Some(node) = start(Version::$version, images)? else { return Ok(()) };
+                Ok(case(&node).map_err(|error| node.explain(error))?)
+            }
+
+            #[test]
+            fn the_second_pod_is_restored() -> Result<(), Failure> {
+                run(&["python"], super::the_second_pod_is_restored)
+            }
+
+            #[test]
+            fn only_what_fits_is_restored() -> Result<(), Failure> {
+                run(&["python"], super::only_what_fits_is_restored)
+            }
+
+            #[test]
+            fn a_warm_up_request_comes_first() -> Result<(), Failure> {
+                run(&["python"], super::a_warm_up_request_comes_first)
+            }
+
+            #[test]
+            fn wsgiref() -> Result<(), Failure> {
+                run(&["python"], |node| a_restored_server_answers(node, servers::WSGIREF))
+            }
+
+            #[test]
+            fn asyncio() -> Result<(), Failure> {
+                run(&["python"], |node| a_restored_server_answers(node, servers::ASYNCIO))
+            }
+
+            #[test]
+            fn gunicorn_with_flask() -> Result<(), Failure> {
+                run(&["flask"], |node| a_restored_server_answers(node, servers::GUNICORN))
+            }
+
+            #[test]
+            fn the_store_comes_back() -> Result<(), Failure> {
+                let Some(mut node) = start(Version::$version, &["python"])? else { return Ok(()) };
+                let result = super::the_store_comes_back(&mut node);
+                Ok(result.map_err(|error| node.explain(error))?)
+            }
+        })*
+    };
+}
+
+cases! {
+    snapshots_1_7 = V1_7;
+    snapshots_2_1 = V2_1;
+}

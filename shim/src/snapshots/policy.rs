@@ -1,0 +1,142 @@
+//! What a pod's annotations say about snapshots.
+
+use crate::oci::Spec;
+
+/// Annotation: which snapshots are taken and used.
+pub const SNAPSHOT: &str = "seuss.dev/snapshot";
+/// Annotation: `PORT/PATH`, asked for once before the function snapshot is taken.
+pub const WARM_UP: &str = "seuss.dev/warm-up";
+/// Annotation: names of environment variables that differ from pod to pod, separated by commas, beside [`HOSTNAME`].
+pub const IDENTITY_ENV: &str = "seuss.dev/identity-env";
+
+/// The environment variable that every pod has a value of its own for.
+const HOSTNAME: &str = "HOSTNAME";
+/// Longest path of a warm-up request.
+const PATH_MAX: usize = 2048;
+
+/// An annotation that cannot be followed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("annotation {key}: {value:?} is not possible; {expected}")]
+pub struct PolicyError {
+    /// Its name.
+    pub key: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What is.
+    pub expected: &'static str,
+}
+
+/// Which snapshots are taken and used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// All that can be had.
+    #[default]
+    Auto,
+    /// Function snapshots, taken when the program is ready.
+    Ready,
+    /// Those that the program or the operator asks for.
+    Manual,
+    /// None.
+    Off,
+}
+
+impl Mode {
+    /// Whether a snapshot is taken when the program is ready.
+    #[must_use]
+    pub fn at_readiness(self) -> bool {
+        matches!(self, Self::Auto | Self::Ready)
+    }
+}
+
+/// An HTTP request that a program answers before its snapshot is taken, so that what only the first request does is in the snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmUp {
+    /// TCP port.
+    pub port: u16,
+    /// Path, with its leading slash.
+    pub path: String,
+}
+
+/// What a pod wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Which snapshots.
+    pub mode: Mode,
+    /// What to ask the program before.
+    pub warm_up: Option<WarmUp>,
+    /// Environment variables that do not count for whether a snapshot fits.
+    pub identity_env: Vec<String>,
+}
+
+impl Policy {
+    /// Reads a container's annotations.
+    ///
+    /// # Errors
+    /// [`PolicyError`].
+    pub fn read(spec: &Spec) -> Result<Self, PolicyError> {
+        let mode = match spec.annotation(SNAPSHOT) {
+            None | Some("auto") => Mode::Auto,
+            Some("ready") => Mode::Ready,
+            Some("manual") => Mode::Manual,
+            Some("off") => Mode::Off,
+            Some(other) => {
+                let expected = "say auto, ready, manual or off";
+                return Err(PolicyError { key: SNAPSHOT, value: other.to_owned(), expected });
+            }
+        };
+        let warm_up = spec.annotation(WARM_UP).map(warm_up).transpose()?;
+        let names = spec.annotation(IDENTITY_ENV).unwrap_or_default();
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let identity_env = [HOSTNAME].into_iter().chain(names).map(str::to_owned).collect();
+        Ok(Self { mode, warm_up, identity_env })
+    }
+}
+
+fn warm_up(text: &str) -> Result<WarmUp, PolicyError> {
+    let expected = "say PORT/PATH, as in 8080/healthz";
+    let wrong = || PolicyError { key: WARM_UP, value: text.to_owned(), expected };
+    let (port, path) = text.trim_start_matches(':').split_once('/').ok_or_else(wrong)?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+    // It becomes a line of a request: no spaces, nothing that ends the line.
+    if path.len() > PATH_MAX || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong());
+    }
+    Ok(WarmUp { port, path: format!("/{path}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(annotations: &[(&str, &str)]) -> Result<Policy, PolicyError> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let spec = Spec { annotations: annotations.iter().map(owned).collect(), ..Spec::default() };
+        Policy::read(&spec)
+    }
+
+    #[test]
+    fn annotations_are_read() {
+        let policy = read(&[]).unwrap();
+        assert_eq!(
+            (policy.mode, policy.warm_up, policy.identity_env),
+            (Mode::Auto, None, vec!["HOSTNAME".into()])
+        );
+        let policy =
+            read(&[(SNAPSHOT, "ready"), (WARM_UP, ":8080/a?b=c"), (IDENTITY_ENV, "POD_IP, X,")]).unwrap();
+        assert_eq!(policy.mode, Mode::Ready);
+        assert_eq!(policy.warm_up, Some(WarmUp { port: 8080, path: "/a?b=c".into() }));
+        assert_eq!(policy.identity_env, ["HOSTNAME", "POD_IP", "X"]);
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_named() {
+        for wrong in ["8080", "x/y", "0/x", "70000/", "80/a b", "80/a\r\nHost: x", ""] {
+            assert_eq!(read(&[(WARM_UP, wrong)]).unwrap_err().key, WARM_UP, "{wrong}");
+        }
+        let error = read(&[(SNAPSHOT, "on")]).unwrap_err().to_string();
+        assert!(
+            error.contains("seuss.dev/snapshot") && error.contains("\"on\"") && error.contains("ready"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,311 @@
+//! A container's connection to the node's store of memory snapshots.
+//!
+//! While a container is created the store is asked ([`Visit`]); while it runs, a thread of its own ([`Session`]) keeps what it needs leased, brings new snapshots to
+//! the store, and tells it what clones teach. The guest waits for none of this. A store that was restarted finds the leases again; one that is
+//! gone for good costs the sharing, not the container.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use seuss_snapshotter::memory::protocol::{Fit, Refusal};
+use seuss_snapshotter::memory::{Client, ClientError};
+use seuss_snapshotter::snapshot::{KeepWorkingSet, SnapshotError, SnapshotId, Store, WorkPage};
+
+use crate::guest::{GuestControl, Lineage, OriginError};
+
+/// Longest wait for an answer while a container is created: a start without a snapshot is better than none.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for an answer of a store that takes in a snapshot.
+const PUT_PATIENCE: Duration = Duration::from_secs(60);
+/// First and longest wait before a connection is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(20));
+
+/// Why the store is of no help.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The store.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The snapshot cannot be used here.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    /// Local files.
+    #[error(transparent)]
+    Local(#[from] SnapshotError),
+    /// Of this process.
+    #[error("cannot {operation}: {source}")]
+    Host {
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What the session's thread is asked to do.
+enum Job {
+    /// Bring the snapshot that `guest` has taken to the store.
+    Put { id: SnapshotId, guest: Weak<dyn GuestControl> },
+    /// Keep a working set.
+    WorkingSet { id: SnapshotId, pages: Vec<WorkPage> },
+    /// Leave.
+    End,
+}
+
+/// Hands jobs over, and wakes the thread that does them.
+#[derive(Clone)]
+struct Jobs {
+    sender: Sender<Job>,
+    wake: Arc<OwnedFd>,
+}
+
+impl fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jobs").finish_non_exhaustive()
+    }
+}
+
+impl Jobs {
+    fn push(&self, job: Job) {
+        // A thread that has ended does nothing any more, and is not missed.
+        if self.sender.send(job).is_ok() {
+            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl KeepWorkingSet for Jobs {
+    fn keep(&self, id: SnapshotId, pages: &[WorkPage]) {
+        self.push(Job::WorkingSet { id, pages: pages.to_vec() });
+    }
+}
+
+/// The store, asked for a snapshot to start from.
+#[derive(Debug)]
+pub struct Visit {
+    socket: PathBuf,
+    tenant: String,
+    client: Client,
+    jobs: Jobs,
+    todo: Receiver<Job>,
+}
+
+impl Visit {
+    /// Connects to the store at `socket` for `tenant`.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub fn connect(socket: &Path, tenant: &str) -> Result<Self, SessionError> {
+        let client = Client::connect(socket, tenant)?;
+        client.set_patience(PATIENCE)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| SessionError::Host { operation: "make an eventfd", source: errno.into() })?;
+        let (sender, todo) = channel();
+        let jobs = Jobs { sender, wake: Arc::new(wake) };
+        Ok(Self { socket: socket.to_owned(), tenant: tenant.to_owned(), client, jobs, todo })
+    }
+
+    /// The deepest snapshot of the first of `keys` that there is one of, leased.
+    ///
+    /// # Errors
+    /// [`SessionError`]: it was found, but cannot be used.
+    pub fn find(&self, key: &str, fit: &Fit) -> Result<Option<Arc<Lineage>>, SessionError> {
+        let Some(entry) = self.client.find(&[key.to_owned()], fit)? else { return Ok(None) };
+        let keeper: Arc<dyn KeepWorkingSet> = Arc::new(self.jobs.clone());
+        Ok(Some(Lineage::of(self.client.lineage(&entry.id, &keeper)?)?))
+    }
+
+    /// Stays, for as long as the container runs: `origin` is what it starts from, its own snapshots are written to `local`.
+    ///
+    /// # Errors
+    /// [`SessionError::Host`]: no thread.
+    pub fn stay(self, local: Arc<Store>, origin: Option<Arc<Lineage>>) -> Result<Session, SessionError> {
+        let Self { socket, tenant, client, jobs, todo } = self;
+        client.set_patience(PUT_PATIENCE)?;
+        let keeper: Arc<dyn KeepWorkingSet> = Arc::new(jobs.clone());
+        let wake = Arc::clone(&jobs.wake);
+        let worker = Worker {
+            socket,
+            tenant,
+            client: Some(client),
+            todo,
+            wake,
+            keeper,
+            local,
+            lineage: origin,
+            retry: RETRY.0,
+        };
+        let thread = std::thread::Builder::new().name("snapshots".to_owned()).spawn(move || worker.run());
+        thread.map_err(|source| SessionError::Host { operation: "start a thread", source })?;
+        Ok(Session { jobs })
+    }
+}
+
+/// A container's place at the store, until it is dropped.
+#[derive(Debug)]
+pub struct Session {
+    jobs: Jobs,
+}
+
+impl Session {
+    /// Brings a snapshot that `guest` has just taken to the store.
+    pub fn put(&self, id: SnapshotId, guest: &Arc<dyn GuestControl>) {
+        self.jobs.push(Job::Put { id, guest: Arc::downgrade(guest) });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // What was asked for before is done first.
+        self.jobs.push(Job::End);
+    }
+}
+
+struct Worker {
+    socket: PathBuf,
+    tenant: String,
+    client: Option<Client>,
+    todo: Receiver<Job>,
+    wake: Arc<OwnedFd>,
+    keeper: Arc<dyn KeepWorkingSet>,
+    local: Arc<Store>,
+    /// What the guest builds on, as the store has it.
+    lineage: Option<Arc<Lineage>>,
+    retry: Duration,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            match self.todo.try_recv() {
+                Ok(Job::Put { id, guest }) => self.put(id, &guest),
+                Ok(Job::WorkingSet { id, pages }) => self.tell_working_set(id, &pages),
+                Err(TryRecvError::Empty) => self.wait(),
+                Ok(Job::End) | Err(TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Until there is something to do, or the store is gone, or it is time to look for it again.
+    fn wait(&mut self) {
+        let again =
+            Timespec { tv_sec: self.retry.as_secs() as i64, tv_nsec: self.retry.subsec_nanos().into() };
+        let client = self.client.as_ref().map(|client| PollFd::new(client, PollFlags::IN));
+        let mut fds: Vec<_> = [PollFd::new(&self.wake, PollFlags::IN)].into_iter().chain(client).collect();
+        let timeout = if fds.len() == 2 { None } else { Some(&again) };
+        let waited = poll(&mut fds, timeout);
+        let store_speaks = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        let timed_out = waited == Ok(0);
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        if store_speaks {
+            // Nothing was asked: it can only be the end.
+            tracing::warn!(socket = %self.socket.display(), "the store of memory snapshots is gone");
+            self.client = None;
+            self.retry = RETRY.0;
+        } else if timed_out {
+            self.connect_again();
+        }
+    }
+
+    fn connect_again(&mut self) {
+        match self.lease_again() {
+            Ok(client) => {
+                tracing::info!(socket = %self.socket.display(), "the store of memory snapshots is back");
+                self.client = Some(client);
+                self.retry = RETRY.0;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the store of memory snapshots is still gone");
+                self.retry = (self.retry * 2).min(RETRY.1);
+            }
+        }
+    }
+
+    fn lease_again(&self) -> Result<Client, ClientError> {
+        let client = Client::connect(&self.socket, &self.tenant)?;
+        client.set_patience(PUT_PATIENCE)?;
+        if let Some(lineage) = &self.lineage {
+            // The youngest keeps its ancestors. One that was removed meanwhile is kept by this process' descriptors.
+            match client.lease(&lineage.id().to_string()) {
+                Err(ClientError::Refused { refusal: Refusal::NotFound, .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(client)
+    }
+
+    /// Carry out a request; one that finds the connection broken is told again on a new one.
+    fn ask<T>(&mut self, request: impl Fn(&Client) -> Result<T, SessionError>) -> Result<T, SessionError> {
+        for attempt in 0.. {
+            let client = match self.client.take() {
+                Some(client) => client,
+                None => self.lease_again()?,
+            };
+            match request(&client) {
+                Err(SessionError::Client(ClientError::Io(error))) if attempt == 0 => {
+                    tracing::debug!(%error, "the store of memory snapshots has hung up");
+                }
+                Err(SessionError::Client(error @ (ClientError::Io(_) | ClientError::Unexpected(_)))) => {
+                    return Err(error.into());
+                }
+                answer => {
+                    self.client = Some(client);
+                    return answer;
+                }
+            }
+        }
+        unreachable!("the second attempt returns")
+    }
+
+    /// Bring a snapshot to the store, and let the guest build on it there. If that fails, the guest builds on what it built on before; the local files go in either
+    /// case.
+    fn put(&mut self, id: SnapshotId, guest: &Weak<dyn GuestControl>) {
+        let (local, keeper) = (Arc::clone(&self.local), Arc::clone(&self.keeper));
+        let brought = self.ask(|client| {
+            let files = local.files(id)?;
+            let entry = client.put(files.each_ref().map(|file| file.as_fd()), &BTreeMap::new(), false)?;
+            tracing::info!(snapshot = %id, level = entry.level, bytes = entry.bytes, "snapshot brought to the store");
+            Ok(Lineage::of(client.lineage(&entry.id, &keeper)?)?)
+        });
+        match brought {
+            Ok(lineage) => self.lineage = Some(lineage),
+            Err(error) => tracing::warn!(snapshot = %id, %error, "the store does not take the snapshot"),
+        }
+        if let Some(guest) = guest.upgrade()
+            && let Err(error) = guest.rebase(id, self.lineage.clone())
+        {
+            tracing::debug!(%error, "the guest has ended meanwhile");
+        }
+        if let Err(error) = self.local.remove(id, false) {
+            tracing::warn!(snapshot = %id, %error, "the local files of a snapshot are not removed");
+        }
+    }
+
+    fn tell_working_set(&mut self, id: SnapshotId, pages: &[WorkPage]) {
+        let words = pages.iter().flat_map(|page| [page.pfn, page.table, page.index]);
+        let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        let told = self.ask(|client| {
+            let file = memory_file(&bytes)
+                .map_err(|source| SessionError::Host { operation: "make a file in memory", source })?;
+            Ok(client.working_set(&id.to_string(), file.as_fd())?)
+        });
+        if let Err(error) = told {
+            tracing::debug!(snapshot = %id, %error, "a working set is not kept");
+        }
+    }
+}
+
+/// A file with these bytes, read from its start.
+fn memory_file(bytes: &[u8]) -> std::io::Result<std::fs::File> {
+    use std::io::{Seek as _, Write as _};
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("seuss", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
