@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod command;
 pub mod containerd;
 pub mod cri;
+pub mod first_byte;
 pub mod image;
 pub mod load;
 pub mod namespace;

@@ -17,7 +17,7 @@ use seuss_e2e::{command, need, paths, progress, snapshots};
 #[derive(Parser)]
 #[command(about = "Runs benchmarks and writes target/bench/report.json", version)]
 struct Args {
-    /// Cases to run; all by default: pod_phases, guest, snapshotter, restore.
+    /// Cases to run; all by default: pod_phases, guest, snapshotter, first_byte, restore.
     #[arg(long)]
     case: Vec<String>,
     /// Runtimes to compare.
@@ -37,8 +37,13 @@ struct Args {
 /// A benchmark case: its name in the report and the function that measures it.
 type Case = (&'static str, fn(&Args) -> Result<Map<String, Value>>);
 
-const CASES: [Case; 4] =
-    [("pod_phases", pod_phases), ("guest", guest), ("snapshotter", snapshotter), ("restore", restore)];
+const CASES: [Case; 5] = [
+    ("pod_phases", pod_phases),
+    ("guest", guest),
+    ("snapshotter", snapshotter),
+    ("first_byte", first_byte),
+    ("restore", restore),
+];
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -141,6 +146,15 @@ fn snapshotter(args: &Args) -> Result<Map<String, Value>> {
         body.insert("pods".into(), Value::Object(pods));
     }
     Ok(body)
+}
+
+/// From StartContainer to the first byte of a server's answer.
+fn first_byte(args: &Args) -> Result<Map<String, Value>> {
+    if let Some(reason) = need::missing_for_node(args.containerd, Runtime::Seuss) {
+        anyhow::bail!("cannot run here: {reason}");
+    }
+    let options = Options::for_runtime(args.containerd, Runtime::Seuss)?.with_snapshotter(&["--size", "2GiB"])?;
+    seuss_e2e::first_byte::measure(&Containerd::start(options)?, &args.runtimes, args.runs)
 }
 
 /// Clones of snapshots of CPython at several depths of the tree.
