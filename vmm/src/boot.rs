@@ -94,6 +94,7 @@ pub(crate) fn load(
         generation: 0,
         layer_count: 0,
         layers: [LayerWindow::default(); LAYERS_MAX],
+        hold: 0,
     };
     let comm = memory.comm();
     let at = |offset: u64| Gpa(COMM_GPA + offset);

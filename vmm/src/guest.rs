@@ -282,13 +282,13 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
         Some(prepared) => prepared,
         None => pool::prepare(&origin, &mut timings)?,
     };
-    let Prepared { machine, tsc_khz, filled } = prepared;
+    let Prepared { machine, tsc_khz, filled, held } = prepared;
     let tsc_khz = tsc_khz.unwrap_or_else(measure_tsc_khz);
     let now = Sample::take();
     let shift = TimeShift::new(manifest.monotonic_ns, manifest.boottime_offset_ns, manifest.created_ns, now);
     let clock = GuestClock::new(shift.apply(now), tsc_khz);
     let scout = timed(&mut timings.load, || {
-        let filled = match filled.filter(|&filled| restore::is_current(filled, &origin)) {
+        let filled = match filled.filter(|&filled| held || restore::is_current(filled, &origin)) {
             Some(filled) => filled,
             None => restore::fill(&machine.memory, &origin)?,
         };

@@ -11,6 +11,7 @@
 //!
 //! Lock order: no lock is held while another one is taken, nor while a callback runs (see `shared`).
 
+mod ahead;
 mod boot;
 mod clock;
 mod config;

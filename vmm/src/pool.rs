@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::ahead;
 use crate::error::StartError;
 use crate::hypervisor::Hypervisor;
 use crate::memory::{Gpa, Memory};
@@ -23,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) tsc_khz: Option<u32>,
     /// How its private window was filled, if it was.
     pub(crate) filled: Option<Filled>,
+    /// Whether it was entered, and waits in [`seuss_abi::call::Op::Hold`]: the VMM must not change its page tables any more.
+    pub(crate) held: bool,
 }
 
 /// Make the virtual machine of a clone: everything but pages.
@@ -35,7 +38,7 @@ pub(crate) fn prepare(origin: &Origin, timings: &mut StartTimings) -> Result<Pre
     let shell = Shell::new(Hypervisor::shared()?, timings)?;
     let tsc_khz = shell.tsc_khz();
     let machine = shell.fill(memory, Gpa(manifest.pml4_gpa), timings)?;
-    Ok(Prepared { machine, tsc_khz, filled: None })
+    Ok(Prepared { machine, tsc_khz, filled: None, held: false })
 }
 
 #[derive(Default)]
@@ -135,6 +138,7 @@ impl Drop for ShellPool {
 
 /// The pool's thread: fills it, and keeps it full if it is to be refilled. A failure is kept until somebody has seen it.
 fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
+    let mut may_hold = true;
     for made in 0.. {
         if made >= size && !refill {
             return;
@@ -146,10 +150,7 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
             return;
         }
         drop(state);
-        let prepared = prepare(origin, &mut StartTimings::default()).and_then(|prepared| {
-            let filled = restore::fill(&prepared.machine.memory, origin)?;
-            Ok(Prepared { filled: Some(filled), ..prepared })
-        });
+        let prepared = make(origin, &mut may_hold);
         let mut state = shared.lock();
         match prepared {
             Ok(prepared) => state.ready.push_back(prepared),
@@ -160,5 +161,23 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
         }
         drop(state);
         shared.changed.notify_all();
+    }
+}
+
+/// Make one. If it cannot be entered ahead of time, the next ones are not, either: a snapshot whose guest does not hold is a slow one, and not an error.
+fn make(origin: &Origin, may_hold: &mut bool) -> Result<Prepared, StartError> {
+    let prepared = prepare(origin, &mut StartTimings::default())?;
+    let filled = restore::fill(&prepared.machine.memory, origin)?;
+    if !*may_hold || !restore::may_hold(filled, origin) {
+        return Ok(Prepared { filled: Some(filled), ..prepared });
+    }
+    restore::tell_to_hold(&prepared.machine.memory, origin)?;
+    match ahead::enter(prepared.machine) {
+        Ok(machine) => Ok(Prepared { machine, filled: Some(filled), held: true, ..prepared }),
+        Err(error) => {
+            tracing::warn!(%error, snapshot = %origin.id(), "a clone cannot be entered ahead of time");
+            *may_hold = false;
+            make(origin, may_hold)
+        }
     }
 }

@@ -61,6 +61,15 @@ impl Machine {
     }
 }
 
+impl DrivenMachine {
+    /// Give the machine back: another thread may drive it.
+    pub(crate) fn park(self) -> Machine {
+        let Self { _kickable: kickable, machine } = self;
+        drop(kickable);
+        machine
+    }
+}
+
 impl Deref for DrivenMachine {
     type Target = Machine;
 

@@ -82,6 +82,9 @@ pub enum Op {
     /// [`crate::layout::ENTRY_BOOT`]. The capture area holds the class of every frame ([`crate::snapshot`]). `args = [level, gpa of the key, its length]`.
     /// Returns 0 when the snapshot exists, and the guest goes on as it is; or -errno (-EOPNOTSUPP: nobody keeps snapshots here).
     Capture = 32,
+    /// This clone was entered ahead of time ([`crate::comm::BootBlock::hold`]) and has read what it was told to. Returns 0 when it is wanted: from then on boot
+    /// block, clock and mailbox are its own.
+    Hold = 33,
 }
 
 impl Op {
@@ -108,6 +111,7 @@ impl Op {
             17 => Self::Interfaces,
             18 => Self::Ready,
             32 => Self::Capture,
+            33 => Self::Hold,
             _ => return None,
         })
     }

@@ -10,7 +10,7 @@
 //! | 0x4000 | [`crate::event::Ring`] | VMM produces, guest consumes |
 //! | 0x8000 | [`crate::net::Submissions`] | guest produces, VMM consumes |
 //! | 0x10000 | mailbox: process descriptions and other blobs from the VMM | VMM |
-//! | 0x100000 | capture area: what the guest says of its frames ([`crate::snapshot`]) | guest |
+//! | 0x100000 | capture area: what the guest says of its frames ([`crate::snapshot`]); before, of a clone that is entered ahead of time, what it shall read ([`Touch`]) | guest; VMM before the first entry |
 //!
 //! All integers are little-endian; all fields are naturally aligned.
 
@@ -99,6 +99,38 @@ pub struct BootBlock {
     pub layer_count: u64,
     /// Layers.
     pub layers: [LayerWindow; LAYERS_MAX],
+    /// Not 0: this clone is entered ahead of time. It reads what the first `hold - 1` words of the capture area name ([`Touch`]), makes the call
+    /// [`crate::call::Op::Hold`], and reads this block again. Until then nothing in it but `magic`, `abi_version`, `pml4_gpa` and `hold` is valid.
+    pub hold: u64,
+}
+
+/// What a clone that is entered ahead of time shall do, so that the host's page tables have what it will use: one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// Load the page tables at this guest-physical address, a multiple of the page size.
+    Load(u64),
+    /// Read the byte at this address, which is even.
+    Read(u64),
+}
+
+impl Touch {
+    /// Most words.
+    pub const MOST: u64 = CAPTURE_SIZE / 8;
+
+    /// As a word.
+    #[must_use]
+    pub fn word(self) -> u64 {
+        match self {
+            Self::Load(pml4) => pml4 | 1,
+            Self::Read(address) => address & !1,
+        }
+    }
+
+    /// From a word.
+    #[must_use]
+    pub fn from_word(word: u64) -> Self {
+        if word & 1 == 1 { Self::Load(word & !0xfff) } else { Self::Read(word) }
+    }
 }
 
 /// The clock page. Times in nanoseconds; `tsc` is what `rdtsc` shows in the guest.
@@ -192,6 +224,13 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_touches() {
+        for touch in [Touch::Load(0x1_0000_3000), Touch::Read(0x7fff_1000)] {
+            assert_eq!(Touch::from_word(touch.word()), touch);
+        }
+    }
 
     /// The VMM writes the page anew while a thread runs: the time before that counts, too.
     #[test]

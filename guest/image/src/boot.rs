@@ -5,7 +5,8 @@ use crate::{entry, heap};
 use alloc::rc::Rc;
 use alloc::vec;
 use core::cell::OnceCell;
-use seuss_abi::comm::{BOOT_MAGIC, BootBlock, MAILBOX_SIZE};
+use seuss_abi::call::Op;
+use seuss_abi::comm::{BOOT_MAGIC, BootBlock, MAILBOX_SIZE, Touch};
 use seuss_abi::layout::{DIRECT_BASE, IMAGE_WINDOWS_MAX, LAYERS_MAX, PRIVATE_GPA};
 use seuss_abi::{ABI_VERSION, spec::ProcessSpec};
 use seuss_kernel::kernel::capture::Restored;
@@ -43,7 +44,10 @@ pub(crate) extern "C" fn boot() -> *mut Context {
         block.abi_version
     );
     if let Some(kernel) = KERNEL.0.get() {
-        return restore(kernel, &block);
+        if block.hold > 0 {
+            hold(&block);
+        }
+        return restore(kernel, &Comm.boot_block());
     }
     let heap_bytes = first_heap_bytes(block.private_bytes);
     let reserved = block.reserved_bytes + heap_bytes;
@@ -70,6 +74,23 @@ pub(crate) extern "C" fn boot() -> *mut Context {
     let boot = Boot { machine, frames, seed: block.seed, images: windows, vdso: VDSO, config };
     let kernel = Kernel::boot(boot, &spec);
     KERNEL.0.get_or_init(|| kernel).on_boot()
+}
+
+/// Entered ahead of time: use once what will be used, so that what the host does at the first use of a page is done, and wait until this clone is wanted.
+fn hold(block: &BootBlock) {
+    for touch in Comm.touches((block.hold - 1).min(Touch::MOST)) {
+        match touch {
+            // SAFETY: the VMM has checked that these are tables of an address space of this snapshot.
+            Touch::Load(pml4) => unsafe { entry::load_cr3(pml4) },
+            // SAFETY: the VMM has checked that the tables loaded last map the address.
+            Touch::Read(address) => unsafe {
+                (address as *const u8).read_volatile();
+            },
+        }
+    }
+    // SAFETY: the tables that this entry began with.
+    unsafe { entry::load_cr3(block.pml4_gpa) }
+    Comm.call(Op::Hold, [0; 6]);
 }
 
 /// The first entry of a clone: memory is that of a guest which was captured.

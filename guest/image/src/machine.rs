@@ -9,7 +9,7 @@ use seuss_abi::call::{Op, Slot};
 use seuss_abi::comm::{
     BOOT_OFFSET, BootBlock, CAPTURE_OFFSET, CAPTURE_SIZE, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control,
     EVENTS_OFFSET, MAILBOX_OFFSET, MAILBOX_SIZE, PAYLOAD_OFFSET, PAYLOAD_SIZE, SLOT_OFFSET,
-    SUBMISSIONS_OFFSET,
+    SUBMISSIONS_OFFSET, Touch,
 };
 use seuss_abi::event::{Event, RING_ENTRIES, Ring};
 use seuss_abi::layout::{COMM_GPA, DIRECT_BASE, KERNEL_BASE, PRIVATE_GPA};
@@ -45,6 +45,14 @@ impl Comm {
     pub(crate) fn boot_block(self) -> BootBlock {
         // SAFETY: the window is mapped; the block is plain data, and every bit pattern is a value of it.
         unsafe { ((COMM + BOOT_OFFSET) as *const BootBlock).read_volatile() }
+    }
+
+    /// What a clone that is entered ahead of time shall use, in order.
+    pub(crate) fn touches(self, count: u64) -> impl Iterator<Item = Touch> {
+        let first = (COMM + CAPTURE_OFFSET) as *const u64;
+        // SAFETY: the caller's count is at most that of the area's words; the VMM has written them before the entry.
+        (0..count.min(Touch::MOST) as usize)
+            .map(move |index| Touch::from_word(unsafe { first.add(index).read_volatile() }))
     }
 
     /// Make a host call.

@@ -53,7 +53,7 @@ const _: () = {
     let images = layout::IMAGE_WINDOWS_MAX * size_of::<comm::ImageWindow>();
     let layers = layout::LAYERS_MAX * size_of::<comm::LayerWindow>();
     assert!(size_of::<comm::LayerWindow>() == 2 * 8);
-    assert!(size_of::<comm::BootBlock>() == 8 + 2 * 4 + 4 * 8 + 64 + 2 * 8 + images + 2 * 8 + layers);
+    assert!(size_of::<comm::BootBlock>() == 8 + 2 * 4 + 4 * 8 + 64 + 2 * 8 + images + 2 * 8 + layers + 8);
 };
 
 /// A mapping in this process that is a window of guest-physical memory.
@@ -222,6 +222,19 @@ impl Window {
                 len_bytes as usize,
             );
         }
+        Some(())
+    }
+
+    /// Let the host allocate the page at `gpa`, if it has not yet; `None` outside of the window or if it is read-only.
+    pub(crate) fn populate(&self, gpa: Gpa) -> Option<()> {
+        if !self.writable {
+            return None;
+        }
+        let at = self.iovec(gpa, 1)?.iov_base.cast::<u8>();
+        // SAFETY: in bounds of the mapping; volatile, because the access itself is what is wanted.
+        let byte = unsafe { at.read_volatile() };
+        // SAFETY: as above, and the mapping is writable.
+        unsafe { at.write_volatile(byte) };
         Some(())
     }
 

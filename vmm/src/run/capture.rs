@@ -48,7 +48,8 @@ impl Runner {
             self.snapshots.learning = None;
             return;
         }
-        origin.learn(&self.machine.memory, *scout);
+        let root = || self.machine.vcpu.special_registers().ok().map(|registers| Gpa(registers.cr3));
+        origin.learn(&self.machine.memory, scout.then(root).flatten());
     }
 
     fn take(&mut self, asked: Asked) -> Result<SnapshotId, String> {

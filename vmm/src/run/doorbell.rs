@@ -60,6 +60,7 @@ impl Runner {
                 Ok(0)
             }
             Op::Capture => self.capture(a, Gpa(b), c),
+            Op::Hold => Err(End::Protocol("Hold of a guest that was not entered ahead of time".into())),
             Op::Started if a == 0 => self.first_started(b, Gpa(c), slot.args[3]),
             Op::Started => self.started(a, b),
             Op::Sync => {

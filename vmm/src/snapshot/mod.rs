@@ -7,6 +7,7 @@ pub(crate) mod capture;
 pub(crate) mod cpu;
 mod lineage;
 pub(crate) mod restore;
+mod touches;
 mod working_set;
 
 use std::fmt;
@@ -21,7 +22,7 @@ use seuss_snapshotter::snapshot::{
 
 use crate::config::ImageBlob;
 use crate::error::StartError;
-use crate::memory::{Memory, MemoryError, Window, map_images};
+use crate::memory::{Gpa, Memory, MemoryError, Window, map_images};
 use working_set::{Ground, WorkingSet};
 
 pub use lineage::Lineage;
@@ -221,10 +222,10 @@ impl Origin {
         list
     }
 
-    /// Learn from a clone that stands still which pages it has used, for later clones.
-    pub(crate) fn learn(&self, memory: &Memory, scout: bool) {
+    /// Learn from a clone that stands still which pages it has used, for later clones; `scouted` are the page tables that a scout runs on.
+    pub(crate) fn learn(&self, memory: &Memory, scouted: Option<Gpa>) {
         let ground = Ground { tables: &self.tables, layers: self.layers(), list: &self.list };
-        if let Some(pages) = self.working_set.learn(&ground, memory, scout)
+        if let Some(pages) = self.working_set.learn(&ground, memory, scouted)
             && let Err(error) = self.lineage.leaf().set_working_set(&pages)
         {
             tracing::debug!(%error, snapshot = %self.id(), "the working set is not kept");

@@ -4,12 +4,12 @@ use std::mem::offset_of;
 
 use seuss_abi::ABI_VERSION;
 use seuss_abi::comm::{
-    BOOT_MAGIC, BOOT_OFFSET, BootBlock, CLOCK_OFFSET, CONTROL_OFFSET, Control, MAILBOX_OFFSET,
+    BOOT_MAGIC, BOOT_OFFSET, BootBlock, CAPTURE_OFFSET, CLOCK_OFFSET, CONTROL_OFFSET, Control, ImageWindow,
+    LayerWindow, MAILBOX_OFFSET,
 };
-use seuss_abi::layout::{COMM_GPA, IMAGE_WINDOWS_MAX, PAGE_SIZE};
+use seuss_abi::layout::{COMM_GPA, IMAGE_WINDOWS_MAX, LAYERS_MAX, PAGE_SIZE};
 
-use super::working_set::points_at_layer;
-use super::{Origin, frame_gpa, layer_gpa};
+use super::{Origin, frame_gpa, layer_gpa, touches};
 use crate::boot;
 use crate::clock::{GuestClock, Sample};
 use crate::error::StartError;
@@ -93,7 +93,8 @@ pub(crate) fn fill(memory: &Memory, origin: &Origin) -> Result<Filled, StartErro
         let copied = private.copy_from(Gpa(frame_gpa(placed.pfn)), origin.layers(), from, PAGE_SIZE);
         copied.ok_or_else(|| damaged(format!("page {} for frame {}", placed.page, placed.pfn)))?;
     }
-    let steps = origin.working_set.steps();
+    let known = origin.working_set.known();
+    let steps = &known.steps;
     for step in steps.iter().filter(|_| !scout) {
         let home = Gpa(frame_gpa(step.page.pfn));
         let copied = private.copy_from(home, origin.layers(), Gpa(step.from), PAGE_SIZE);
@@ -104,16 +105,19 @@ pub(crate) fn fill(memory: &Memory, origin: &Origin) -> Result<Filled, StartErro
     Ok(Filled { working_set: steps.len(), scout })
 }
 
+/// Whether a clone may be entered ahead of time: what clones use is known, and this one is not to find it out.
+pub(crate) fn may_hold(filled: Filled, origin: &Origin) -> bool {
+    !filled.scout && origin.working_set.is_learnt()
+}
+
 /// Whether a window that was filled earlier is as one that is filled now would be.
 pub(crate) fn is_current(filled: Filled, origin: &Origin) -> bool {
-    filled.scout || filled.working_set == origin.working_set.steps().len()
+    filled.scout || filled.working_set == origin.working_set.known().steps.len()
 }
 
 fn clear_accessed(private: &Window, gpa: Gpa) {
     if let Some(mut table) = private.load::<[u64; 512]>(gpa) {
-        for entry in table.iter_mut().filter(|entry| points_at_layer(**entry)) {
-            *entry &= !bits::ACCESSED;
-        }
+        table.iter_mut().for_each(|entry| *entry &= !bits::ACCESSED);
         private.store(gpa, table);
     }
 }
@@ -144,6 +148,7 @@ pub(crate) fn tell(
         generation: manifest.generation + 1,
         layer_count: origin.depth(),
         layers: origin.layer_windows(),
+        hold: 0,
     };
     let comm = memory.comm();
     let at = |offset: u64| Gpa(COMM_GPA + offset);
@@ -153,6 +158,40 @@ pub(crate) fn tell(
         .and_then(|()| comm.store(at(CONTROL_OFFSET + offset_of!(Control, next_event_ns) as u64), u64::MAX))
         .and_then(|()| comm.write(at(MAILBOX_OFFSET), spec));
     written.ok_or(StartError::SpecTooLarge { len_bytes: spec.len() as u64 })
+}
+
+/// Write what a clone that is entered ahead of time shall do until it is told.
+///
+/// # Errors
+/// [`StartError::Snapshot`] if the list does not fit, which it always does.
+pub(crate) fn tell_to_hold(memory: &Memory, origin: &Origin) -> Result<(), StartError> {
+    let pml4_gpa = origin.manifest().pml4_gpa;
+    let known = origin.working_set.known();
+    let touches = touches::plan(memory, Gpa(pml4_gpa), &origin.copied, known.pages());
+    let words: Vec<u8> = touches.iter().flat_map(|touch| touch.word().to_le_bytes()).collect();
+    let hold = touches.len() as u64 + 1;
+    let block = BootBlock {
+        magic: BOOT_MAGIC,
+        abi_version: ABI_VERSION,
+        image_count: 0,
+        private_bytes: 0,
+        reserved_bytes: 0,
+        pml4_gpa,
+        spec_len_bytes: 0,
+        seed: [0; 64],
+        xcr0: 0,
+        xsave_bytes: 0,
+        images: [ImageWindow::default(); IMAGE_WINDOWS_MAX],
+        generation: 0,
+        layer_count: 0,
+        layers: [LayerWindow::default(); LAYERS_MAX],
+        hold,
+    };
+    let comm = memory.comm();
+    let written = comm
+        .store(Gpa(COMM_GPA + BOOT_OFFSET), block)
+        .and_then(|()| comm.write(Gpa(COMM_GPA + CAPTURE_OFFSET), &words));
+    written.ok_or_else(|| StartError::Snapshot { id: origin.id().to_string(), what: "its use".into() })
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use seuss_abi::layout::{IMAGE_GPA, LAYER_GPA, PAGE_SIZE};
 use seuss_abi::snapshot::WAS_WRITABLE;
 use seuss_snapshotter::snapshot::WorkPage;
 
+use super::touches::{self, is_only_used};
 use super::{Table, frame_gpa};
 use crate::kernel::page_table::bits;
 use crate::memory::{Gpa, Memory, Window};
@@ -50,8 +51,24 @@ pub(super) struct Step {
 /// The working set of one snapshot, as this process knows it.
 #[derive(Debug)]
 pub(super) struct WorkingSet {
-    steps: Mutex<Arc<Vec<Step>>>,
+    known: Mutex<Arc<Known>>,
     scouts: AtomicU32,
+}
+
+/// What is known of what clones use.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// What to copy, in the order of the frames.
+    pub(super) steps: Vec<Step>,
+    /// Page-table entries that were used ([`touches`]).
+    used: BTreeSet<WorkPage>,
+}
+
+impl Known {
+    /// Every page, for the file.
+    pub(super) fn pages(&self) -> impl Iterator<Item = &WorkPage> {
+        self.steps.iter().map(|step| &step.page).chain(&self.used)
+    }
 }
 
 /// What page tables are compared with: the image, and the layers that it points at.
@@ -108,16 +125,23 @@ impl WorkingSet {
     /// The set that the snapshot's directory holds; what does not fit the page tables is left out.
     pub(super) fn new(ground: &Ground<'_>, pages: &[WorkPage]) -> Self {
         let mut seen = BTreeSet::new();
-        let steps = pages.iter().filter_map(|page| ground.step(page.table, page.index));
+        let copied = pages.iter().filter(|page| !is_only_used(**page));
+        let steps = copied.filter_map(|page| ground.step(page.table, page.index));
         let mut steps: Vec<_> = steps.filter(|step| seen.insert(step.slot)).take(PAGES_MAX).collect();
         steps.sort_by_key(|step| step.page.pfn);
+        let used = pages.iter().copied().filter(|page| is_only_used(*page)).take(touches::MOST).collect();
         let scouts = if steps.is_empty() { SCOUTS } else { 0 };
-        Self { steps: Mutex::new(Arc::new(steps)), scouts: AtomicU32::new(scouts) }
+        Self { known: Mutex::new(Arc::new(Known { steps, used })), scouts: AtomicU32::new(scouts) }
     }
 
-    /// What to copy, in the order of the frames.
-    pub(super) fn steps(&self) -> Arc<Vec<Step>> {
-        Arc::clone(&self.steps.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What is known.
+    pub(super) fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether clones have told all that they are asked for.
+    pub(super) fn is_learnt(&self) -> bool {
+        !is_shadow_paging() || !self.known().steps.is_empty()
     }
 
     /// Whether the next clone is to scout.
@@ -126,11 +150,17 @@ impl WorkingSet {
         is_shadow_paging() && self.scouts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 
-    /// Add what the clone in `memory` has used. Returns the whole set if there was anything new.
-    pub(super) fn learn(&self, ground: &Ground<'_>, memory: &Memory, scout: bool) -> Option<Vec<WorkPage>> {
-        let known = self.steps();
-        let mut seen: BTreeSet<u64> = known.iter().map(|step| step.slot).collect();
-        let mut steps = (*known).clone();
+    /// Add what the clone in `memory` has used; `scouted` are the page tables that a scout runs on. Returns the whole set if there was anything new.
+    pub(super) fn learn(
+        &self,
+        ground: &Ground<'_>,
+        memory: &Memory,
+        scouted: Option<Gpa>,
+    ) -> Option<Vec<WorkPage>> {
+        let known = self.known();
+        let scout = scouted.is_some();
+        let mut seen: BTreeSet<u64> = known.steps.iter().map(|step| step.slot).collect();
+        let Known { mut steps, used } = (*known).clone();
         let private = memory.private();
         let mut take = |table: u32, index: u32| {
             let step = ground.step(table, index).filter(|step| seen.insert(step.slot));
@@ -156,12 +186,20 @@ impl WorkingSet {
                 }
             }
         }
-        if steps.len() == known.len() {
+        let scanned = scouted.map(|root| touches::scan(private, root)).unwrap_or_default();
+        let mut used = used;
+        scanned.into_iter().for_each(|page| {
+            if used.len() < touches::MOST {
+                used.insert(page);
+            }
+        });
+        if steps.len() == known.steps.len() && used.len() == known.used.len() {
             return None;
         }
         steps.sort_by_key(|step| step.page.pfn);
-        let pages = steps.iter().map(|step| step.page).collect();
-        *self.steps.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(steps);
+        let known = Known { steps, used };
+        let pages = known.pages().copied().collect();
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
         Some(pages)
     }
 }
