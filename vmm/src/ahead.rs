@@ -1,22 +1,23 @@
 //! Entering a clone before it is wanted.
 //!
 //! The clone uses once what it will use and waits in [`Op::Hold`]: what KVM does at the first use of a page, 20 us and more where it pages by shadow tables, is done before somebody
-//! waits for the clone. It is told nothing yet, so it is nobody's clone. The guest is hostile here as everywhere: it gets [`LIMIT_NS`], and anything but the one
+//! waits for the clone. It is told nothing yet, so it is nobody's clone. The guest is hostile here as everywhere: it gets [`LIMIT`], and anything but the one
 //! call ends the attempt.
+
+use std::mem::offset_of;
+use std::time::Duration;
 
 use seuss_abi::call::{Op, Slot};
 use seuss_abi::comm::SLOT_OFFSET;
 use seuss_abi::layout::COMM_GPA;
-use std::mem::offset_of;
 
-use crate::clock::monotonic_ns;
 use crate::memory::Gpa;
 use crate::run::thread::{self, Timer};
 use crate::shell::Machine;
 use crate::vcpu::ExitReason;
 
-/// So long a clone may take: some hundred times what it needs.
-const LIMIT_NS: u64 = 2_000_000_000;
+/// So much CPU time a clone may take: some fifty times what it needs. Time that others have the CPU does not count.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a clone is not held.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +26,11 @@ pub(crate) enum AheadError {
     #[error("no timer: {0}")]
     Timer(#[from] std::io::Error),
     /// It takes too long.
-    #[error("it does not hold within {} ms", LIMIT_NS / 1_000_000)]
+    #[error("it does not hold within {LIMIT:?} of CPU time")]
     TooLong,
+    /// Nobody wants it any more.
+    #[error("the pool ends")]
+    Cancelled,
     /// It does something else.
     #[error("{0} instead of holding")]
     Exit(ExitReason),
@@ -35,20 +39,24 @@ pub(crate) enum AheadError {
     Call(u32),
 }
 
-/// Enter the clone in `machine`, which has been told to hold, on the calling thread, whose signals are all blocked afterwards.
+/// Enter the clone in `machine`, which has been told to hold, on the calling thread, whose signals are all blocked afterwards. A kick makes it look at `cancelled`.
 ///
 /// # Errors
 /// [`AheadError`]; the machine is gone.
-pub(crate) fn enter(machine: Machine) -> Result<Machine, AheadError> {
+pub(crate) fn enter(machine: Machine, cancelled: impl Fn() -> bool) -> Result<Machine, AheadError> {
     thread::install_handler()?;
-    let timer = Timer::new()?;
-    let deadline_ns = monotonic_ns() + LIMIT_NS;
+    let timer = Timer::of_cpu_time()?;
+    let spent = || thread::cpu_time(thread::current_tid()).unwrap_or_default();
+    let limit = spent() + LIMIT;
     let mut machine = machine.drive();
-    timer.arm(deadline_ns);
+    timer.arm(limit.as_nanos() as u64);
     loop {
-        // First the flag, then the time: a kick from here on makes the next KVM_RUN return.
+        // First the flag, then what it stands for: a kick from here on makes the next KVM_RUN return.
         machine.vcpu.clear_immediate_exit();
-        if monotonic_ns() >= deadline_ns {
+        if cancelled() {
+            return Err(AheadError::Cancelled);
+        }
+        if spent() >= limit {
             return Err(AheadError::TooLong);
         }
         match machine.vcpu.run() {

@@ -282,7 +282,8 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
         Some(prepared) => prepared,
         None => pool::prepare(&origin, &mut timings)?,
     };
-    let Prepared { machine, tsc_khz, filled, held } = prepared;
+    let Prepared { machine, tsc_khz, filled, held, ahead } = prepared;
+    [timings.made_ahead, timings.entered_ahead] = ahead;
     let tsc_khz = tsc_khz.unwrap_or_else(measure_tsc_khz);
     let now = Sample::take();
     let shift = TimeShift::new(manifest.monotonic_ns, manifest.boottime_offset_ns, manifest.created_ns, now);

@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crate::ahead;
+use crate::ahead::{self, AheadError};
 use crate::error::StartError;
 use crate::hypervisor::Hypervisor;
 use crate::memory::{Gpa, Memory};
+use crate::run::thread;
 use crate::shell::{Machine, Shell};
 use crate::snapshot::Origin;
 use crate::snapshot::restore::{self, Filled};
@@ -26,19 +28,21 @@ pub(crate) struct Prepared {
     pub(crate) filled: Option<Filled>,
     /// Whether it was entered, and waits in [`seuss_abi::call::Op::Hold`]: the VMM must not change its page tables any more.
     pub(crate) held: bool,
+    /// How long making it ahead of time took, and of that entering it.
+    pub(crate) ahead: [Duration; 2],
 }
 
 /// Make the virtual machine of a clone: everything but pages.
 pub(crate) fn prepare(origin: &Origin, timings: &mut StartTimings) -> Result<Prepared, StartError> {
     let manifest = origin.manifest();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let memory =
         Memory::of_clone(manifest.private_bytes, origin.images.clone(), Arc::clone(origin.layers()))?;
     timings.memory_map = started.elapsed();
     let shell = Shell::new(Hypervisor::shared()?, timings)?;
     let tsc_khz = shell.tsc_khz();
     let machine = shell.fill(memory, Gpa(manifest.pml4_gpa), timings)?;
-    Ok(Prepared { machine, tsc_khz, filled: None, held: false })
+    Ok(Prepared { machine, tsc_khz, filled: None, held: false, ahead: [Duration::ZERO; 2] })
 }
 
 #[derive(Default)]
@@ -46,6 +50,8 @@ struct State {
     ready: VecDeque<Prepared>,
     failed: Option<StartError>,
     ends: bool,
+    /// The pool's thread, once it runs.
+    tid: Option<i32>,
 }
 
 struct Shared {
@@ -83,6 +89,8 @@ impl ShellPool {
     fn start(origin: Arc<Origin>, size: usize, refill: bool) -> Result<Arc<Self>, StartError> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
         let of_thread = Arc::clone(&shared);
+        // It drives vCPUs: it takes no signals but kicks.
+        let blocked = thread::AllBlocked::new();
         let thread = std::thread::Builder::new()
             .name("seuss-pool".into())
             .spawn(move || fill(&of_thread, &origin, size, refill))
@@ -90,6 +98,7 @@ impl ShellPool {
                 operation: "start the pool's thread",
                 errno: error.raw_os_error().unwrap_or(libc::EIO),
             })?;
+        drop(blocked);
         Ok(Arc::new(Self { shared, thread: Some(thread) }))
     }
 
@@ -127,7 +136,12 @@ impl ShellPool {
 
 impl Drop for ShellPool {
     fn drop(&mut self) {
-        self.shared.lock().ends = true;
+        let mut state = self.shared.lock();
+        state.ends = true;
+        if let Some(tid) = state.tid {
+            thread::kick(tid);
+        }
+        drop(state);
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -138,6 +152,7 @@ impl Drop for ShellPool {
 
 /// The pool's thread: fills it, and keeps it full if it is to be refilled. A failure is kept until somebody has seen it.
 fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
+    shared.lock().tid = Some(thread::current_tid());
     let mut may_hold = true;
     for made in 0.. {
         if made >= size && !refill {
@@ -150,10 +165,10 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
             return;
         }
         drop(state);
-        let prepared = make(origin, &mut may_hold);
+        let prepared = make(shared, origin, &mut may_hold);
         let mut state = shared.lock();
         match prepared {
-            Ok(prepared) => state.ready.push_back(prepared),
+            Ok(prepared) => state.ready.extend(prepared),
             Err(error) => {
                 tracing::warn!(%error, snapshot = %origin.id(), "no virtual machine can be made ahead");
                 state.failed = Some(error);
@@ -164,20 +179,28 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
     }
 }
 
-/// Make one. If it cannot be entered ahead of time, the next ones are not, either: a snapshot whose guest does not hold is a slow one, and not an error.
-fn make(origin: &Origin, may_hold: &mut bool) -> Result<Prepared, StartError> {
+/// Make one; none if the pool ends meanwhile. If it cannot be entered ahead of time, the next ones are not, either: a snapshot whose guest does not hold is a slow one,
+/// and not an error.
+fn make(shared: &Shared, origin: &Origin, may_hold: &mut bool) -> Result<Option<Prepared>, StartError> {
+    let began = Instant::now();
     let prepared = prepare(origin, &mut StartTimings::default())?;
-    let filled = restore::fill(&prepared.machine.memory, origin)?;
-    if !*may_hold || !restore::may_hold(filled, origin) {
-        return Ok(Prepared { filled: Some(filled), ..prepared });
+    let filled = Some(restore::fill(&prepared.machine.memory, origin)?);
+    if !*may_hold || !filled.is_some_and(|filled| restore::may_hold(filled, origin)) {
+        let ahead = [began.elapsed(), Duration::ZERO];
+        return Ok(Some(Prepared { filled, ahead, ..prepared }));
     }
+    let entering = Instant::now();
     restore::tell_to_hold(&prepared.machine.memory, origin)?;
-    match ahead::enter(prepared.machine) {
-        Ok(machine) => Ok(Prepared { machine, filled: Some(filled), held: true, ..prepared }),
+    match ahead::enter(prepared.machine, || shared.lock().ends) {
+        Ok(machine) => {
+            let ahead = [began.elapsed(), entering.elapsed()];
+            Ok(Some(Prepared { machine, filled, held: true, ahead, ..prepared }))
+        }
+        Err(AheadError::Cancelled) => Ok(None),
         Err(error) => {
             tracing::warn!(%error, snapshot = %origin.id(), "a clone cannot be entered ahead of time");
             *may_hold = false;
-            make(origin, may_hold)
+            make(shared, origin, may_hold)
         }
     }
 }

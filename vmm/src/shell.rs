@@ -31,6 +31,8 @@ pub(crate) struct Machine {
     // Before the memory: KVM lets go of the slots before the windows are unmapped.
     vm: VmFd,
     pub(crate) memory: Memory,
+    /// Page faults that KVM had served when the machine was parked.
+    pub(crate) faults_ahead: u64,
 }
 
 /// A machine on the thread that drives it: kicks of that thread reach its vCPU.
@@ -50,6 +52,12 @@ impl Machine {
         }
     }
 
+    /// Page faults that KVM has served, as far as it counts them.
+    pub(crate) fn faults(&self) -> u64 {
+        let all = self.vcpu.statistics().unwrap_or_default();
+        all.iter().find(|(name, _)| name == "pf_taken").map_or(0, |(_, value)| *value)
+    }
+
     /// Let the calling thread drive this machine.
     pub(crate) fn drive(mut self) -> DrivenMachine {
         let immediate_exit = self.vcpu.immediate_exit();
@@ -64,8 +72,9 @@ impl Machine {
 impl DrivenMachine {
     /// Give the machine back: another thread may drive it.
     pub(crate) fn park(self) -> Machine {
-        let Self { _kickable: kickable, machine } = self;
+        let Self { _kickable: kickable, mut machine } = self;
         drop(kickable);
+        machine.faults_ahead = machine.faults();
         machine
     }
 }
@@ -120,7 +129,7 @@ impl Shell {
         let started = Instant::now();
         self.vcpu.set_entry(pml4)?;
         timings.registers = started.elapsed();
-        Ok(Machine { vcpu: self.vcpu, vm: self.vm, memory })
+        Ok(Machine { vcpu: self.vcpu, vm: self.vm, memory, faults_ahead: 0 })
     }
 }
 

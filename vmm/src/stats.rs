@@ -13,6 +13,10 @@ pub struct GuestStats {
     pub exits: ExitCounts,
     /// Page faults that the guest served, by kind.
     pub faults: FaultCounts,
+    /// Page faults that KVM served, known when the guest has ended: with shadow page tables every first use of a page is one. 0 where KVM does not count.
+    pub kvm_faults: u64,
+    /// Those of them that a clone had taken when it was not wanted yet.
+    pub kvm_faults_ahead: u64,
     /// System calls that the guest served.
     pub syscalls: u64,
     /// Context switches between the guest's threads.
@@ -70,9 +74,13 @@ pub struct StartTimings {
     pub memory_slots: Duration,
     /// KVM_SET_* of the entry state.
     pub registers: Duration,
+    /// Making the clone ahead of time, all of it: virtual machine, slots, pages, and entering it until it holds. No part of `total`.
+    pub made_ahead: Duration,
+    /// Entering it until it holds, the last part of that.
+    pub entered_ahead: Duration,
     /// Starting the vCPU thread.
     pub thread: Duration,
-    /// All of the above, as [`crate::Guest::start`] took it.
+    /// What [`crate::Guest::start`] or [`crate::Guest::restore`] took.
     pub total: Duration,
     /// From the first KVM_RUN to the first exit; zero until there was one.
     pub first_exit: Duration,
@@ -103,6 +111,8 @@ counters!(
     processes,
     threads,
     oom_kills,
+    kvm_faults,
+    kvm_faults_ahead,
     first_exit_ns,
     final_cpu_ns,
 );
@@ -130,6 +140,8 @@ impl Counters {
     pub(crate) fn stats(&self, cpu_time: Duration) -> GuestStats {
         GuestStats {
             cpu_time,
+            kvm_faults: self.kvm_faults.get(),
+            kvm_faults_ahead: self.kvm_faults_ahead.get(),
             exits: ExitCounts {
                 calls: self.calls.get(),
                 idle: self.idle.get(),

@@ -180,7 +180,9 @@ fn percentile(values: &mut [u64], percent: usize) -> u64 {
 
 fn report(args: &CloneArgs, runs: &[Run], open: Duration, all: Duration) {
     type Pick = fn(&Run) -> u64;
-    let phases: [(&str, Pick); 13] = [
+    let phases: [(&str, Pick); 17] = [
+        ("made_ahead_us", |run| us(run.start.made_ahead)),
+        ("entered_ahead_us", |run| us(run.start.entered_ahead)),
         ("vm_create_us", |run| us(run.start.vm_create)),
         ("vcpu_create_us", |run| us(run.start.vcpu_create)),
         ("memory_map_us", |run| us(run.start.memory_map)),
@@ -193,6 +195,8 @@ fn report(args: &CloneArgs, runs: &[Run], open: Duration, all: Duration) {
         ("first_output_us", |run| us(run.first_output.unwrap_or_default())),
         ("total_us", |run| us(run.total)),
         ("faults_snapshot_cow", |run| run.stats.faults.snapshot_cow),
+        ("kvm_faults_ahead", |run| run.stats.kvm_faults_ahead),
+        ("kvm_faults", |run| run.stats.kvm_faults - run.stats.kvm_faults_ahead),
         ("faults_other", |run| run.stats.faults.demand + run.stats.faults.native_cow),
     ];
     let failed = runs.iter().filter(|run| run.failed.is_some()).count();

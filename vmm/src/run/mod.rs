@@ -233,6 +233,9 @@ impl Runner {
         if let Some(cpu_time) = thread::cpu_time(thread::current_tid()) {
             self.shared.counters.final_cpu_ns.set(cpu_time.as_nanos() as u64);
         }
+        let ahead = self.machine.faults_ahead;
+        self.shared.counters.kvm_faults.set(self.machine.faults());
+        self.shared.counters.kvm_faults_ahead.set(ahead);
         self.recorder.trace(|| format!("KVM's statistics:{}", self.machine.kvm_statistics()));
         self.publish();
         if self.oom.is_owed() {

@@ -143,14 +143,23 @@ pub(crate) fn cpu_time(tid: i32) -> Option<Duration> {
     (returned == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
-/// A one-shot timer on CLOCK_MONOTONIC that kicks the thread that made it.
+/// A one-shot timer that kicks the thread that made it.
 pub(crate) struct Timer {
     id: libc::timer_t,
 }
 
 impl Timer {
-    /// A timer for the calling thread, not running.
+    /// A timer for the calling thread on CLOCK_MONOTONIC, not running.
     pub(crate) fn new() -> io::Result<Self> {
+        Self::on(libc::CLOCK_MONOTONIC)
+    }
+
+    /// The same on the thread's own CPU time.
+    pub(crate) fn of_cpu_time() -> io::Result<Self> {
+        Self::on(libc::CLOCK_THREAD_CPUTIME_ID)
+    }
+
+    fn on(clock: libc::clockid_t) -> io::Result<Self> {
         // SAFETY: sigevent is a C structure of integers, for which zero is valid.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -158,11 +167,11 @@ impl Timer {
         event.sigev_notify_thread_id = current_tid();
         let mut id = std::ptr::null_mut();
         // SAFETY: both pointers are valid for the call.
-        check(unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut id) })?;
+        check(unsafe { libc::timer_create(clock, &raw mut event, &raw mut id) })?;
         Ok(Self { id })
     }
 
-    /// Kick at `deadline_ns` of CLOCK_MONOTONIC (at once if that has passed).
+    /// Kick at `deadline_ns` of the timer's clock (at once if that has passed).
     pub(crate) fn arm(&self, deadline_ns: u64) {
         let at = deadline_ns.clamp(1, i64::MAX as u64);
         let value =

@@ -111,8 +111,9 @@ pub(super) fn plan<'a>(
         .collect();
     let roots: Vec<u32> = plan.entries.keys().copied().filter(|table| !children.contains(table)).collect();
     let kernel = |table: u64| {
-        [DIRECT_PML4_INDEX, KERNEL_PML4_INDEX]
-            .map(|index| private.load::<u64>(Gpa(table + index as u64 * 8)).map(|entry| entry & bits::ADDRESS))
+        [DIRECT_PML4_INDEX, KERNEL_PML4_INDEX].map(|index| {
+            private.load::<u64>(Gpa(table + index as u64 * 8)).map(|entry| entry & bits::ADDRESS)
+        })
     };
     for root in roots.into_iter().filter(|&root| kernel(frame_gpa(root)) == kernel(template.0)) {
         plan.push(Touch::Load(frame_gpa(root)));

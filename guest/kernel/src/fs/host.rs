@@ -83,9 +83,10 @@ impl Env {
         self.scratch.0.borrow_mut().clear();
     }
 
-    fn scratch_frames(&self) -> Result<()> {
+    /// Have frames for `len` bytes: no more than are needed, since each costs a clone the first use of a page.
+    fn scratch_frames(&self, len: usize) -> Result<()> {
         let mut scratch = self.scratch.0.borrow_mut();
-        while scratch.len() <= SCRATCH_FRAMES {
+        while scratch.len() <= len.div_ceil(PAGE) {
             scratch.push(self.frames.allocate_kernel().ok_or(Errno::ENOMEM)?);
         }
         Ok(())
@@ -121,8 +122,9 @@ impl Env {
     /// # Errors
     /// EAGAIN, and what the VMM reports.
     pub fn host_read(&self, handle: u32, limit: usize, take: &mut dyn FnMut(&[u8])) -> Result<usize> {
-        self.scratch_frames()?;
-        let moved = self.host_transfer(Op::Read, handle, limit.min(SCRATCH_FRAMES * PAGE))?;
+        let limit = limit.min(SCRATCH_FRAMES * PAGE);
+        self.scratch_frames(limit)?;
+        let moved = self.host_transfer(Op::Read, handle, limit)?;
         let mut chunk = [0; PAGE];
         let mut done = 0;
         while done < moved {
@@ -140,7 +142,6 @@ impl Env {
     /// # Errors
     /// EAGAIN, EPIPE, EFAULT, and what the VMM reports.
     pub fn host_write(&self, handle: u32, source: &mut dyn Source) -> Result<usize> {
-        self.scratch_frames()?;
         let mut chunk = [0; PAGE];
         let mut len = 0;
         while len < SCRATCH_FRAMES * PAGE {
@@ -148,7 +149,7 @@ impl Env {
             if want == 0 {
                 break;
             }
-            match source.take(&mut chunk[..want]) {
+            match self.scratch_frames(len + want).and_then(|()| source.take(&mut chunk[..want])) {
                 Ok(got) => {
                     if let Some(gpa) = self.scratch_gpa(len / PAGE) {
                         self.frames.write(gpa, &chunk[..got]);
