@@ -141,7 +141,7 @@ impl WorkingSet {
 
     /// Whether clones have told all that they are asked for.
     pub(super) fn is_learnt(&self) -> bool {
-        !is_shadow_paging() || !self.known().steps.is_empty()
+        !is_shadow_paging() || self.known().pages().next().is_some()
     }
 
     /// Whether the next clone is to scout.
