@@ -12,6 +12,7 @@ pub mod command;
 pub mod containerd;
 pub mod cri;
 pub mod first_byte;
+pub mod idle;
 pub mod image;
 pub mod load;
 pub mod namespace;

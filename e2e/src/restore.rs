@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{command, need, paths};
+use crate::{command, idle, need, paths};
 
 /// Depths that are measured.
 pub const DEPTHS: [u32; 3] = [1, 5, 20];
@@ -32,6 +32,10 @@ for depth in range(1, 21):
     table[depth] = 'changed %d' % depth
     os.write(device, b'snapshot function depth-%d' % depth)
     os.write(1, serve('/depth/%d' % depth))
+os.write(device, b'snapshot function idle')
+os.write(1, b'ready\n')
+while path := os.read(0, 4096).decode().strip():
+    os.write(1, serve(path).rpartition(b'\n')[2] + b'\n')
 "#;
 
 /// Takes the snapshots in a store of their own, and starts `clones` clones of each depth of [`DEPTHS`], each until its first output.
@@ -87,17 +91,33 @@ fn measure_in(store: &Path, clones: u32) -> Result<Map<String, Value>> {
         figures["tables_bytes"] = snapshot["tables_bytes"].clone();
         figures["copied_pages"] = snapshot["copied_pages"].clone();
         let of = |phase: &str, rank: &str| figures["phases"][phase][rank].as_u64().unwrap_or(0);
+        let all_us = figures["all_us"].as_f64().unwrap_or(f64::NAN);
+        let per_second = f64::from(clones) / all_us * 1e6;
         println!(
-            "depth {depth:>2}: first output p50 {:>6} us, p99 {:>6} us; start {} us; {} snapshot faults; layer {} KiB",
+            "depth {depth:>2}: first output p50 {:>6} us, p99 {:>6} us; start {} us; made ahead {} us; {} snapshot faults; KVM's faults {}, ahead {}; \
+             {per_second:.0} clones/s; layer {} KiB",
             of("first_output_us", "p50"),
             of("first_output_us", "p99"),
             of("start_us", "p50"),
+            of("made_ahead_us", "p50"),
             of("faults_snapshot_cow", "p50"),
+            of("kvm_faults", "p50"),
+            of("kvm_faults_ahead", "p50"),
             snapshot["layer_bytes"].as_u64().unwrap_or(0) >> 10,
         );
+        figures["clones_per_second"] = json!(per_second.round());
         depths.insert(depth.to_string(), figures);
     }
+    let hot = idle::answer(seussctl(store), "idle")?;
+    println!("hot: answer p50 {:>6.0} us, p99 {:>6.0} us", hot.quantile(0.5), hot.quantile(0.99));
+    let memory = idle::memory(|| seussctl(store), "idle")?;
+    println!(
+        "idle: {} KiB private for each clone",
+        memory["further_clone_bytes"].as_u64().unwrap_or(0) >> 10
+    );
     let mut body = Map::new();
+    body.insert("hot".into(), hot.summary());
+    body.insert("idle".into(), memory);
     body.insert("unit".into(), json!("us"));
     body.insert("depths".into(), Value::Object(depths));
     Ok(body)

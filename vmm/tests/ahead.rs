@@ -147,7 +147,12 @@ fn shells_that_nobody_takes_give_everything_back() {
     if std::env::var_os("SEUSS_TEST_ALONE").is_none() {
         let own = std::env::current_exe().expect("own path");
         let output = std::process::Command::new(own)
-            .args(["--exact", "shells_that_nobody_takes_give_everything_back", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "shells_that_nobody_takes_give_everything_back",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env("SEUSS_TEST_ALONE", "1")
             .output()
             .expect("runs");
