@@ -310,7 +310,8 @@ fn inspect(args: &OneArgs) -> Result<(), RunError> {
     let nodes = Store::open(&args.store.store)?.tree()?;
     let children = nodes.iter().find(|node| node.id == snapshot.id()).map(|node| node.children.clone());
     let mut value = describe(snapshot.id(), manifest, &children.unwrap_or_default());
-    value["working_set_pages"] = snapshot.working_set().len().into();
+    value["working_set_pages"] =
+        snapshot.working_set().iter().filter(|page| !page.is_only_used()).count().into();
     value["cpu"] = json!({
         "xcr0": manifest.cpu.xcr0, "xsave_bytes": manifest.cpu.xsave_bytes, "features": manifest.cpu.features,
     });

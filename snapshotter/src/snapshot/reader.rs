@@ -33,7 +33,7 @@ pub struct Placed {
     pub page: u32,
 }
 
-/// A page that earlier clones wrote: frame `pfn`, mapped by the page-table entry at `slot`.
+/// A page that earlier clones used: frame `pfn`, mapped by entry `index` of the page table in frame `table`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkPage {
     /// Number of the frame.
@@ -42,6 +42,21 @@ pub struct WorkPage {
     pub table: u32,
     /// Index of its entry there.
     pub index: u32,
+}
+
+impl WorkPage {
+    /// Entry `index` of the page table in frame `table` is used by clones; nothing is copied for it. (No page of a working set is a page table, so a
+    /// table's own number is free to say this.)
+    #[must_use]
+    pub const fn used(table: u32, index: u32) -> Self {
+        Self { pfn: table, table, index }
+    }
+
+    /// Whether there is nothing to copy.
+    #[must_use]
+    pub const fn is_only_used(&self) -> bool {
+        self.pfn == self.table
+    }
 }
 
 /// Keeps working sets of snapshots whose directory is somebody else's.

@@ -1,8 +1,8 @@
 //! What clones use of their address spaces, as page-table entries, and the way back from entries to addresses.
 //!
-//! A clone that is entered ahead of time reads one byte of each page that earlier clones have used: where KVM pages by shadow tables, the first use of each page is a fault that
-//! costs an exit, and so it has been taken before the clone is wanted. What is used is learnt from a scout's accessed bits and kept as pairs (page table, index), since frames keep
-//! their numbers: the addresses follow from the tables of the clone at hand, so that a list that is old or damaged names nothing that is not mapped.
+//! A clone that is entered ahead of time reads one byte of each page that earlier clones have used: where KVM pages by shadow tables, the first use of each page is a fault that costs an
+//! exit, and so it has been taken before the clone is wanted. What is used is learnt from a scout's accessed bits and kept as pairs (page table, index), since frames
+//! keep their numbers. The addresses follow from the tables of the clone at hand, so that a list that is old or damaged names nothing that is not mapped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,16 +25,6 @@ const TABLES_MAX: usize = 4096;
 const STEPS_MAX: usize = 1 << 16;
 /// Levels of page tables.
 const LEVELS: u32 = 4;
-
-/// An entry that is used, as the working set's file has it: nothing is copied to the frame of a page table, so a table's own number says "only used".
-pub(super) fn used(table: u32, index: u32) -> WorkPage {
-    WorkPage { pfn: table, table, index }
-}
-
-/// Whether a page of the set is only used, not copied.
-pub(super) fn is_only_used(page: WorkPage) -> bool {
-    page.pfn == page.table
-}
 
 /// The frame that has its place at `gpa`.
 fn frame_at(private: &Window, gpa: u64) -> Option<u32> {
@@ -74,7 +64,7 @@ impl Scan<'_> {
             let leaf = level == 1 || entry & bits::LARGE != 0;
             let uses = leaf || frame_at(self.private, entry).is_some_and(|next| self.table(next, level - 1));
             if uses && self.found.len() < MOST {
-                self.found.push(used(table, index));
+                self.found.push(WorkPage::used(table, index));
                 any = true;
             }
         }
@@ -175,5 +165,83 @@ impl Plan<'_> {
                 self.push(Touch::Read(address));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAF: u64 = bits::PRESENT | bits::USER | bits::WRITE | bits::ACCESSED;
+
+    fn set(memory: &Memory, table: u32, index: u64, entry: u64) {
+        memory.private().store(Gpa(frame_gpa(table) + index * 8), entry).expect("inside");
+    }
+
+    /// Two address spaces with the library OS's part in common: the template in frame 9, an application's in frame 10.
+    fn memory() -> Memory {
+        let memory = Memory::new(4 << 20, Vec::new()).expect("memory");
+        for root in [9, 10] {
+            set(&memory, root, DIRECT_PML4_INDEX as u64, frame_gpa(7) | LEAF);
+            set(&memory, root, KERNEL_PML4_INDEX as u64, frame_gpa(8) | LEAF);
+        }
+        memory
+    }
+
+    #[test]
+    fn what_a_scout_has_used_is_read_by_later_clones() {
+        let memory = memory();
+        let address = 0x7f12_3456_7000_u64;
+        let index = |level: u64| address >> (12 + 9 * (level - 1)) & 511;
+        for (table, level) in [(10, 4), (11, 3), (12, 2)] {
+            set(&memory, table, index(level), frame_gpa(table + 1) | LEAF);
+        }
+        set(&memory, 13, index(1), frame_gpa(20) | LEAF);
+        set(&memory, 13, index(1) + 1, (frame_gpa(21) | LEAF) & !bits::ACCESSED);
+        // Accessed, but of no window: a damaged list, or a guest that lies.
+        set(&memory, 13, index(1) + 2, LAST_BYTE | LEAF);
+        let used = scan(memory.private(), Gpa(frame_gpa(10)));
+        assert!(used.contains(&WorkPage::used(13, index(1) as u32)), "{used:?}");
+        assert!(!used.contains(&WorkPage::used(13, index(1) as u32 + 1)), "{used:?}");
+
+        let copied = [Placed { pfn: 30, page: 0 }];
+        let plan = plan(&memory, Gpa(frame_gpa(9)), &copied, used.iter());
+        let loads: Vec<_> = plan.iter().filter(|touch| matches!(touch, Touch::Load(_))).collect();
+        assert_eq!(loads, [&Touch::Load(frame_gpa(10))]);
+        assert!(plan.contains(&Touch::Read(DIRECT_BASE + frame_gpa(30))));
+        let after: Vec<_> =
+            plan.iter().skip_while(|touch| !matches!(touch, Touch::Load(_))).skip(1).collect();
+        assert_eq!(after, [&Touch::Read(address)]);
+    }
+
+    const LAST_BYTE: u64 = 0x7f_ffff_f000;
+
+    #[test]
+    fn other_tables_than_an_address_space_of_this_guest_are_not_loaded() {
+        let memory = memory();
+        // Frame 14 lacks the library OS's part.
+        set(&memory, 14, 3, frame_gpa(15) | LEAF);
+        let plan = plan(&memory, Gpa(frame_gpa(9)), &[], [WorkPage::used(14, 3)].iter());
+        assert!(!plan.iter().any(|touch| matches!(touch, Touch::Load(_))), "{plan:?}");
+    }
+
+    #[test]
+    fn tables_that_lead_to_themselves_come_to_an_end() {
+        let memory = memory();
+        (0..512)
+            .filter(|&index| ![DIRECT_PML4_INDEX, KERNEL_PML4_INDEX].contains(&(index as usize)))
+            .for_each(|index| set(&memory, 10, index, frame_gpa(10) | LEAF));
+        let used = scan(memory.private(), Gpa(frame_gpa(10)));
+        assert!(!used.is_empty() && used.len() <= MOST, "{}", used.len());
+        // As an address space that nothing leads to: from frame 16, whose entries lead to frame 10.
+        for index in 0..512 {
+            let entry = memory.private().load::<u64>(Gpa(frame_gpa(10) + index * 8)).expect("inside");
+            set(&memory, 16, index, entry);
+        }
+        let pages: Vec<_> =
+            (0..512).flat_map(|index| [16, 10].map(|table| WorkPage::used(table, index))).collect();
+        let plan = plan(&memory, Gpa(frame_gpa(9)), &[], pages.iter());
+        assert!(plan.contains(&Touch::Load(frame_gpa(16))));
+        assert!(plan.len() <= STEPS_MAX + 64, "{}", plan.len());
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! **Shadow paging.** kvm_pvm takes a fault for every page that is touched at all (28 us on the machine this was measured on), and fills in the entries around it
 //! (groups of eight, PTE_PREFETCH_NUM) only while they are accessed, dirty if writable, and backed by writable memory: never those of a read-only slot. So there the
-//! first clones are scouts, whose entries begin with clear A bits; what they have touched is copied with the whole group around it.
+//! first clones are scouts, whose entries begin with clear A bits; what they have touched is copied with the whole group around it. What they have used besides (pages of images, of
+//! the library OS) is noted, for clones that are entered ahead of time ([`touches`]).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +19,7 @@ use seuss_abi::layout::{IMAGE_GPA, LAYER_GPA, PAGE_SIZE};
 use seuss_abi::snapshot::WAS_WRITABLE;
 use seuss_snapshotter::snapshot::WorkPage;
 
-use super::touches::{self, is_only_used};
+use super::touches;
 use super::{Table, frame_gpa};
 use crate::kernel::page_table::bits;
 use crate::memory::{Gpa, Memory, Window};
@@ -125,11 +126,11 @@ impl WorkingSet {
     /// The set that the snapshot's directory holds; what does not fit the page tables is left out.
     pub(super) fn new(ground: &Ground<'_>, pages: &[WorkPage]) -> Self {
         let mut seen = BTreeSet::new();
-        let copied = pages.iter().filter(|page| !is_only_used(**page));
+        let copied = pages.iter().filter(|page| !page.is_only_used());
         let steps = copied.filter_map(|page| ground.step(page.table, page.index));
         let mut steps: Vec<_> = steps.filter(|step| seen.insert(step.slot)).take(PAGES_MAX).collect();
         steps.sort_by_key(|step| step.page.pfn);
-        let used = pages.iter().copied().filter(|page| is_only_used(*page)).take(touches::MOST).collect();
+        let used = pages.iter().copied().filter(|page| page.is_only_used()).take(touches::MOST).collect();
         let scouts = if steps.is_empty() { SCOUTS } else { 0 };
         Self { known: Mutex::new(Arc::new(Known { steps, used })), scouts: AtomicU32::new(scouts) }
     }
