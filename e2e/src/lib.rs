@@ -24,6 +24,7 @@ pub mod report;
 pub mod restore;
 pub mod runtime;
 pub mod servers;
+pub mod serving;
 pub mod snapshots;
 pub mod snapshotter;
 pub mod summary;

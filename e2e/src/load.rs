@@ -56,19 +56,24 @@ impl Load {
         )
     }
 
-    /// SETs a key and GETs it again, in turns, on one connection per thread.
+    /// SETs a key and GETs it, in turns, on one connection per request in flight.
     ///
     /// # Errors
     /// The first request that fails or is answered otherwise.
     pub fn redis(&self) -> Result<Outcome> {
         self.run(
-            || connect(self.address),
-            |stream, number| {
-                let key = number / 2 % 1000;
-                let (request, expected) = if number.is_multiple_of(2) {
-                    (format!("SET key:{key} value:{key}\r\n"), "+OK\r\n".to_owned())
-                } else {
-                    (format!("PING {number}\r\n"), format!("${}\r\n{number}\r\n", number.to_string().len()))
+            || Ok((connect(self.address)?, None)),
+            |(stream, set): &mut (TcpStream, Option<u32>), number| {
+                // What this connection has set, no other one overwrites.
+                let (request, expected) = match set.take() {
+                    None => {
+                        *set = Some(number);
+                        (format!("SET key:{number} value:{number}\r\n"), "+OK\r\n".to_owned())
+                    }
+                    Some(key) => {
+                        let value = format!("value:{key}");
+                        (format!("GET key:{key}\r\n"), format!("${}\r\n{value}\r\n", value.len()))
+                    }
                 };
                 stream.write_all(request.as_bytes())?;
                 let mut answer = vec![0; expected.len()];

@@ -1,16 +1,13 @@
 //! Servers in pods, reached through the pod's IP from outside: 1,000 requests, 32 in flight, every body checked. runc is the reference.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use seuss_e2e::containerd::{Containerd, Options};
-use seuss_e2e::cri::log;
-use seuss_e2e::cri::spec::{ContainerSpec, Sandbox};
-use seuss_e2e::load::{self, Load};
+use seuss_e2e::load::Load;
 use seuss_e2e::need::{self, Failure};
 use seuss_e2e::runtime::Runtime;
-use seuss_e2e::servers::{self, Server};
+use seuss_e2e::servers::{self, Pod, Server};
 use seuss_e2e::tools::Version;
 
 /// Generous: a loaded machine must not fail a test.
@@ -30,25 +27,14 @@ fn answers(version: Version, runtime: Runtime, server: Server) -> Result<(), Fai
 fn serve(node: &Containerd, runtime: Runtime, server: Server) -> Result<()> {
     node.import("pause")?;
     let image = node.import(server.image)?;
-    let cri = node.cri();
-    let sandbox = cri.run_pod_sandbox(Sandbox::new(server.name, runtime, &node.pod_logs()))?;
-    let ip = cri.pod_sandbox_status(&sandbox)?.network.context("the pod has no network")?.ip;
-    let address =
-        SocketAddr::new(ip.parse::<IpAddr>().with_context(|| format!("pod IP {ip:?}"))?, servers::PORT);
-    let spec = ContainerSpec::new("server", &image).command(&server.command());
-    let id = cri.create_container(&sandbox, &spec)?;
-    cri.start_container(&id)?;
-    log::wait(&sandbox.log_path(&spec), PATIENCE, |log| log.stdout.contains("ready"))?;
-    let outcome = node.namespaces().in_network(move || {
-        load::wait_for(address, PATIENCE)?;
-        Load { address, requests: 1000, in_flight: 32 }.http(|number| server.body(number))
-    });
-    let log = log::read(&sandbox.log_path(&spec))?;
+    let pod = Pod::start(node, runtime, &server, &image)?;
+    let load = Load { address: pod.address, requests: 1000, in_flight: 32 };
+    let outcome = node.namespaces().in_network(move || server.load(load));
+    let log = pod.log()?;
     let outcome = outcome.with_context(|| format!("{}: {log:?}", server.name))?;
     ensure!(outcome.latencies.len() == 1000, "{} answers", outcome.latencies.len());
     ensure!(log.stderr.is_empty(), "standard error: {}", log.stderr);
-    cri.stop_pod_sandbox(&sandbox)?;
-    cri.remove_pod_sandbox(&sandbox)?;
+    pod.remove(node)?;
     node.expect_clean(PATIENCE)
 }
 
@@ -75,6 +61,11 @@ macro_rules! cases {
             #[test]
             fn asyncio() -> Result<(), Failure> {
                 answers(Version::$version, Runtime::$runtime, servers::ASYNCIO)
+            }
+
+            #[test]
+            fn redis() -> Result<(), Failure> {
+                answers(Version::$version, Runtime::$runtime, servers::REDIS)
             }
         })*
     };

@@ -12,12 +12,12 @@ use seuss_e2e::phases::run_pod;
 use seuss_e2e::report::{self, Samples};
 use seuss_e2e::runtime::Runtime;
 use seuss_e2e::tools::Version;
-use seuss_e2e::{command, need, paths, progress, snapshots};
+use seuss_e2e::{command, need, paths, progress, serving, snapshots};
 
 #[derive(Parser)]
 #[command(about = "Runs benchmarks and writes target/bench/report.json", version)]
 struct Args {
-    /// Cases to run; all by default: pod_phases, guest, snapshotter, first_byte, restore.
+    /// Cases to run; all by default: pod_phases, guest, snapshotter, first_byte, restore, servers.
     #[arg(long)]
     case: Vec<String>,
     /// Runtimes to compare.
@@ -29,7 +29,7 @@ struct Args {
     /// Clones for each depth of the snapshot tree.
     #[arg(long, default_value_t = 200)]
     clones: u32,
-    /// Pods per runtime.
+    /// Pods per runtime; turns of each runtime in the case `servers`.
     #[arg(long, default_value_t = 25)]
     runs: u32,
 }
@@ -37,12 +37,13 @@ struct Args {
 /// A benchmark case: its name in the report and the function that measures it.
 type Case = (&'static str, fn(&Args) -> Result<Map<String, Value>>);
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     ("pod_phases", pod_phases),
     ("guest", guest),
     ("snapshotter", snapshotter),
     ("first_byte", first_byte),
     ("restore", restore),
+    ("servers", servers),
 ];
 
 fn main() -> ExitCode {
@@ -160,6 +161,11 @@ fn first_byte(args: &Args) -> Result<Map<String, Value>> {
 /// Clones of snapshots of CPython at several depths of the tree.
 fn restore(args: &Args) -> Result<Map<String, Value>> {
     seuss_e2e::restore::measure(args.clones)
+}
+
+/// Servers under load.
+fn servers(args: &Args) -> Result<Map<String, Value>> {
+    serving::measure(args.containerd, &args.runtimes, args.runs)
 }
 
 /// The microbenchmarks of the conformance suite, natively and in the guest.
