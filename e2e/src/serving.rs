@@ -24,11 +24,20 @@ const MEASURED: [(Server, u32, u32); 3] =
 /// Microseconds of a tick of proc_pid_stat(5): USER_HZ is 100 on x86-64.
 const TICK_US: u64 = 10_000;
 
-/// Turns the load on each of [`MEASURED`] in pods of `runtimes`.
+/// Turns the load on those of [`MEASURED`] that `names` has (all, when it is empty) in pods of `runtimes`.
 ///
 /// # Errors
-/// The node cannot run pods, or a request is answered wrong.
-pub fn measure(version: Version, runtimes: &[Runtime], turns: u32) -> Result<Map<String, Value>> {
+/// A name is unknown, the node cannot run pods, or a request is answered wrong.
+pub fn measure(
+    version: Version,
+    runtimes: &[Runtime],
+    names: &[String],
+    turns: u32,
+) -> Result<Map<String, Value>> {
+    let known = |name: &&String| MEASURED.iter().any(|(server, ..)| server.name == **name);
+    if let Some(name) = names.iter().find(|name| !known(name)) {
+        anyhow::bail!("there is no server {name:?}");
+    }
     let with_shim = if runtimes.contains(&Runtime::Seuss) { Runtime::Seuss } else { Runtime::Runc };
     let images = MEASURED.map(|(server, ..)| server.image);
     let missing = need::missing_for_node(version, with_shim)
@@ -40,7 +49,8 @@ pub fn measure(version: Version, runtimes: &[Runtime], turns: u32) -> Result<Map
     let node = Containerd::start(Options::for_runtime(version, with_shim)?)?;
     node.import("pause")?;
     let mut cases = Map::new();
-    for (server, requests, in_flight) in MEASURED {
+    let chosen = |server: &Server| names.is_empty() || names.iter().any(|name| name == server.name);
+    for (server, requests, in_flight) in MEASURED.into_iter().filter(|(server, ..)| chosen(server)) {
         let figures = one(&node, runtimes, server, requests, in_flight, turns)
             .with_context(|| server.name)
             .map_err(|error| node.explain(error))?;

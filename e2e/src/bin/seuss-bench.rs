@@ -23,6 +23,9 @@ struct Args {
     /// Runtimes to compare.
     #[arg(long, value_delimiter = ',', default_value = "runc,crun,seuss")]
     runtimes: Vec<Runtime>,
+    /// Servers of the case `servers`; all by default: wsgiref, gunicorn, redis.
+    #[arg(long, value_delimiter = ',')]
+    server: Vec<String>,
     /// containerd series.
     #[arg(long, default_value = "1.7")]
     containerd: Version,
@@ -165,7 +168,7 @@ fn restore(args: &Args) -> Result<Map<String, Value>> {
 
 /// Servers under load.
 fn servers(args: &Args) -> Result<Map<String, Value>> {
-    serving::measure(args.containerd, &args.runtimes, args.runs)
+    serving::measure(args.containerd, &args.runtimes, &args.server, args.runs)
 }
 
 /// The microbenchmarks of the conformance suite, natively and in the guest.
