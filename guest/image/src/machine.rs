@@ -166,6 +166,10 @@ impl Machine for Vcpu {
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, len) }
     }
 
+    fn heap_free_bytes(&self) -> usize {
+        crate::heap::free_bytes()
+    }
+
     fn stack(&self) -> (u64, u64) {
         entry::stack()
     }

@@ -31,6 +31,8 @@ pub trait Machine {
     fn read_mailbox(&self, bytes: &mut [u8]);
     /// Store `bytes` at the start of the capture area.
     fn write_capture_area(&self, bytes: &[u8]);
+    /// Bytes that the library OS's heap has and nothing uses.
+    fn heap_free_bytes(&self) -> usize;
     /// The library OS's stack, start and end: what lies there is of no use at a restore.
     fn stack(&self) -> (u64, u64);
     /// Whether the VMM wants attention; resets the mark.

@@ -34,9 +34,14 @@ impl FdTable {
     }
 
     /// The table that fork(2) gives the child.
-    #[must_use]
-    pub fn fork(&self) -> Self {
-        Self { slots: self.slots.clone(), first_free: self.first_free, identity: Rc::default() }
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn fork(&self) -> Result<Self> {
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(self.slots.len()).map_err(|_| Errno::ENOMEM)?;
+        slots.extend_from_slice(&self.slots);
+        Ok(Self { slots, first_free: self.first_free, identity: Rc::default() })
     }
 
     /// The owner of the record locks that are set through this table.
@@ -112,7 +117,7 @@ impl FdTable {
     /// Give `file` the lowest free descriptor. `limit` is RLIMIT_NOFILE.
     ///
     /// # Errors
-    /// EMFILE.
+    /// EMFILE, ENOMEM.
     pub fn insert(&mut self, file: Rc<File>, close_on_exec: bool, limit: u64) -> Result<i32> {
         self.insert_from(file, close_on_exec, 0, limit)
     }
@@ -120,33 +125,38 @@ impl FdTable {
     /// Give `file` the lowest free descriptor that is at least `min` (F_DUPFD).
     ///
     /// # Errors
-    /// EMFILE.
+    /// EMFILE, ENOMEM.
     pub fn insert_from(&mut self, file: Rc<File>, close_on_exec: bool, min: u64, limit: u64) -> Result<i32> {
         let fd = self.free(min, limit)?;
-        self.put(fd, Slot { file, close_on_exec });
+        self.put(fd, Slot { file, close_on_exec })?;
         if min <= self.first_free as u64 {
             self.first_free = fd + 1;
         }
         Ok(fd as i32)
     }
 
-    fn put(&mut self, fd: usize, slot: Slot) -> Option<Slot> {
-        if fd >= self.slots.len() {
+    fn put(&mut self, fd: usize, slot: Slot) -> Result<Option<Slot>> {
+        let used = self.slots.len();
+        if fd >= used {
+            let more = fd + 1 - used;
+            // Half a million descriptors take megabytes in one piece.
+            let room = self.slots.try_reserve(more).or_else(|_| self.slots.try_reserve_exact(more));
+            room.map_err(|_| Errno::ENOMEM)?;
             self.slots.resize_with(fd + 1, || None);
         }
-        self.slots[fd].replace(slot)
+        Ok(self.slots[fd].replace(slot))
     }
 
     /// Give `file` descriptor `fd`; what was open there is closed (dup2(2)).
     ///
     /// # Errors
-    /// EBADF if `fd` is out of range.
+    /// EBADF if `fd` is out of range; ENOMEM.
     pub fn insert_at(&mut self, fd: i32, file: Rc<File>, close_on_exec: bool, limit: u64) -> Result {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         if index as u64 >= limit.min(NR_OPEN) {
             return Err(Errno::EBADF);
         }
-        if let Some(old) = self.put(index, Slot { file, close_on_exec }) {
+        if let Some(old) = self.put(index, Slot { file, close_on_exec })? {
             self.released(&old);
         }
         Ok(())

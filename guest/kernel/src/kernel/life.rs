@@ -110,7 +110,7 @@ impl Kernel {
         let files = if sharing.files {
             process.files()
         } else {
-            let copy: FdTable = process.files().borrow().fork();
+            let copy: FdTable = process.files().borrow().fork()?;
             Rc::new(RefCell::new(copy))
         };
         let actions = process.actions.borrow().clone();

@@ -24,6 +24,17 @@ pub(crate) fn badness(resident_pages: u64, oom_score_adj: i32, total_pages: u64)
 }
 
 impl Kernel {
+    /// Whether the library OS can hardly get memory for objects of its own (open files, sockets, timers, …): its heap has grown into the frames that are
+    /// kept for it. A system call that begins then could fail where it must not, so a process has to go first, as in a memory cgroup of Linux,
+    /// which charges such objects, too.
+    pub(super) fn is_starved(&self) -> bool {
+        if self.frames.available() > 0 {
+            return false;
+        }
+        let bytes = |pages: usize| pages * PAGE_SIZE as usize;
+        bytes(self.frames.free()) + self.machine.heap_free_bytes() < bytes(self.frames.reserve()) / 2
+    }
+
     /// Memory is used up: the process that would give back most is killed, and the log says so. `thread` asked; it asks again if it still lives.
     pub(super) fn out_of_memory(&self, thread: &Rc<Thread>) {
         let victim = self.victim().unwrap_or_else(|| thread.process.clone());

@@ -199,6 +199,12 @@ impl Kernel {
 
     /// Serve system call `number` of `thread` and store its result, or let the thread wait.
     fn execute(&self, thread: &Rc<Thread>, number: u64) {
+        if self.is_starved() {
+            self.out_of_memory(thread);
+            if thread.state.get() == State::Dead {
+                return;
+            }
+        }
         let outcome = self.dispatch(thread, number);
         self.signals_from_terminals();
         match outcome {

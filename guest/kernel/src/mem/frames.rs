@@ -105,6 +105,18 @@ impl Frames {
         self.0.free_count.get().saturating_sub(self.0.reserve.get())
     }
 
+    /// Frames that are free, in pages, with the library OS's reserve.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.0.free_count.get()
+    }
+
+    /// Frames that are kept for the library OS, in pages.
+    #[must_use]
+    pub fn reserve(&self) -> usize {
+        self.0.reserve.get()
+    }
+
     /// All frames of the window, in pages.
     #[must_use]
     pub fn total(&self) -> usize {
@@ -195,10 +207,16 @@ impl Frames {
         Some((0..count as u64).map(|at| self.adopt(first + at * PAGE_SIZE)).collect())
     }
 
-    /// As [`Self::allocate_run`], for the library OS's heap: from the reserve if need be, without touching the heap, and for good.
+    /// As [`Self::allocate_run`], for the library OS's heap: from the reserve if need be, without touching the heap.
     #[must_use]
     pub fn claim_for_heap(&self, count: usize) -> Option<Gpa> {
         self.claim_run(count, self.0.free_count.get())
+    }
+
+    /// Give back `count` frames of the heap, from the one that the library OS sees at `address` on; without touching the heap.
+    pub fn release_from_heap(&self, address: u64, count: u64) {
+        let first = address.wrapping_sub(self.0.direct);
+        (0..count).for_each(|at| self.release(first + at * PAGE_SIZE));
     }
 
     fn claim_run(&self, count: usize, budget: usize) -> Option<Gpa> {
@@ -511,6 +529,17 @@ mod tests {
         let held: Vec<_> = core::iter::from_fn(|| frames.allocate()).collect();
         assert_eq!(held.len(), 12);
         assert!(frames.allocate_kernel().is_some());
+    }
+
+    #[test]
+    fn the_heap_takes_from_the_reserve_and_gives_back() {
+        let frames = frames(512, 0);
+        frames.set_reserve(256);
+        let gpa = frames.claim_for_heap(400).unwrap();
+        assert_eq!((frames.available(), frames.free()), (0, 112));
+        assert!(frames.allocate().is_none());
+        frames.release_from_heap(frames.pointer(gpa + 4096) as u64, 399);
+        assert_eq!((frames.available(), frames.free()), (255, 511));
     }
 
     #[test]

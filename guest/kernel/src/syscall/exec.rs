@@ -155,8 +155,12 @@ fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flag
             error.errno
         })?;
 
-    // Nothing can fail from here on.
     let process = call.process.clone();
+    let files = process.files();
+    let is_shared = Rc::strong_count(&files) > 2;
+    let files = if is_shared { Rc::new(RefCell::new(files.borrow().fork()?)) } else { files };
+
+    // Nothing can fail from here on.
     let thread = kernel.become_leader(&call.thread);
     kernel.end_other_threads(&thread);
     process.note_rss();
@@ -168,9 +172,6 @@ fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flag
     let mut actions = shared;
     actions.reset_handlers();
     *process.actions.borrow_mut() = Rc::new(RefCell::new(actions));
-    let files = process.files();
-    let files =
-        if Rc::strong_count(&files) > 2 { Rc::new(RefCell::new(files.borrow().fork())) } else { files };
     files.borrow_mut().exec();
     process.set_files(files);
     process.posix_timers.borrow_mut().clear();

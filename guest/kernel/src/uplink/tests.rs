@@ -75,6 +75,9 @@ impl Machine for Vmm {
     }
     fn read_mailbox(&self, _bytes: &mut [u8]) {}
     fn write_capture_area(&self, _bytes: &[u8]) {}
+    fn heap_free_bytes(&self) -> usize {
+        0
+    }
     fn stack(&self) -> (u64, u64) {
         (0, 0)
     }

@@ -255,7 +255,7 @@ fn descriptors_are_the_lowest_free_ones() {
     assert_eq!(table.insert(file(), false, 6), Err(Errno::EMFILE));
     assert_eq!(table.insert_at(6, file(), false, 6), Err(Errno::EBADF));
     assert_eq!(table.insert_at(-1, file(), false, 6), Err(Errno::EBADF));
-    let child = table.fork();
+    let child = table.fork().unwrap();
     table.exec();
     assert_eq!(table.descriptors().collect::<Vec<_>>(), [1, 3, 5]);
     assert_eq!(child.descriptors().count(), 6);
