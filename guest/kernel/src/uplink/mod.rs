@@ -135,7 +135,11 @@ impl Uplink {
         if family == INET6 && self.has_ipv6.get() == Some(false) {
             return Err(Errno::EAFNOSUPPORT);
         }
-        let handle = self.allocate()?;
+        // A handle is free when the VMM has taken the close of its socket.
+        let handle = self.allocate().or_else(|_| {
+            self.sync();
+            self.allocate()
+        })?;
         let endpoint = Endpoint::new(self, handle, family, kind != 1);
         self.install(&endpoint);
         self.submit(Command::Open, handle, [u64::from(family), u64::from(kind), u64::from(protocol)]);

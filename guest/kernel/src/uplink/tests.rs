@@ -154,6 +154,18 @@ fn read(endpoint: &Endpoint, limit: usize, peeks: bool) -> Vec<u8> {
 }
 
 #[test]
+fn a_socket_that_was_closed_makes_room_for_another_at_the_limit() {
+    let bench = Bench::new();
+    let mut sockets: Vec<_> = (0..HANDLES_MAX).map(|_| bench.uplink.open(2, 1, 6).unwrap()).collect();
+    assert_eq!(bench.uplink.open(2, 1, 6).err(), Some(Errno::ENFILE));
+    let closed = sockets.pop().unwrap();
+    closed.close(false);
+    let told = Event { kind: Kind::Closed as u32, a: closed.handle(), b: 0, c: 0 };
+    bench.vmm.coming.borrow_mut().push_back(told);
+    assert_eq!(bench.uplink.open(2, 1, 6).map(|socket| socket.handle()), Ok(closed.handle()));
+}
+
+#[test]
 fn writes_before_an_exit_become_one_piece() {
     let bench = Bench::new();
     let (endpoint, _) = bench.connected();
