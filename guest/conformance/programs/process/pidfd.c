@@ -57,6 +57,15 @@ int main(void) {
     TRY("nothing to wait for", waitid(P_PIDFD, (id_t)fd, &info, WEXITED | WNOHANG));
     TRY("read", read(fd, &info, 1));
     TRY("write", write(fd, &info, 1));
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%d", (int)pid);
+    int directory = (int)MUST(open(path, O_RDONLY | O_DIRECTORY));
+    TRY("to a directory of /proc", pidfd_send_signal(directory, 0, NULL, 0));
+    TRY("wait for it", waitid(P_PIDFD, (id_t)directory, &info, WEXITED | WNOHANG));
+    MUST(close(directory));
+    directory = (int)MUST(open("/proc", O_RDONLY | O_DIRECTORY));
+    TRY("to /proc itself", pidfd_send_signal(directory, 0, NULL, 0));
+    MUST(close(directory));
     CHILD("as a user") {
         MUST(setuid(1000));
         TRY("pidfd_send_signal", pidfd_send_signal(fd, SIGTERM, NULL, 0));

@@ -60,6 +60,10 @@ pub trait Provider {
     /// # Errors
     /// ENOENT if what the directory describes is gone.
     fn list(&self, directory: &Rc<Node>, processes: &dyn ProcessInfo) -> Result<Vec<DirEntry>>;
+    /// The process that the directory is about, if it is a /proc/PID.
+    fn process(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// The names of a directory.
@@ -86,6 +90,12 @@ impl Directory {
     #[must_use]
     pub fn provided(provider: Box<dyn Provider>) -> Self {
         Self { provider: Some(provider), ..Self::new(Vec::new()) }
+    }
+
+    /// The process that the directory is about, if it is a /proc/PID.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.provider.as_ref().and_then(|provider| provider.process())
     }
 
     /// Whether the names come from a provider.

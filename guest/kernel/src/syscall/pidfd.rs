@@ -6,6 +6,7 @@ use super::signal::{check_signal, may_signal, queued_info};
 use super::table::{Entry, full, partial};
 use crate::errno::{Errno, Result, Stop, SysResult};
 use crate::fs::File;
+use crate::fs::directory::Directory;
 use crate::fs::file::flags::{O_NONBLOCK, O_RDWR};
 use crate::fs::pidfd::PidFile;
 use crate::task::process::Process;
@@ -53,6 +54,16 @@ fn pidfd_open(call: &mut Call<'_>) -> SysResult {
     install(call, &process, flags as u32 & O_NONBLOCK)
 }
 
+/// As [`process_of`], for the one call that takes a descriptor of a /proc/PID, too.
+fn process_or_directory(call: &Call<'_>, fd: u64) -> Result<Rc<Process>> {
+    let file = file(call, fd)?;
+    if let Some(pidfd) = file.ops_as::<PidFile>() {
+        return Ok(pidfd.process().clone());
+    }
+    let pid = file.node().directory().ok().and_then(Directory::process).ok_or(Errno::EBADF)?;
+    call.kernel.process(pid).ok_or(Errno::ESRCH)
+}
+
 fn pidfd_send_signal(call: &mut Call<'_>) -> SysResult {
     const THREAD_GROUP: u64 = 2;
     let [fd, signo, info_at, flags, ..] = call.args;
@@ -60,7 +71,7 @@ fn pidfd_send_signal(call: &mut Call<'_>) -> SysResult {
     if flags != 0 && flags != THREAD_GROUP {
         return Err(Errno::EINVAL.into());
     }
-    let (_, target) = process_of(call, fd)?;
+    let target = process_or_directory(call, fd)?;
     let signo = check_signal(signo)?;
     let info = if info_at == 0 {
         let uid = call.process.credentials.borrow().uid;

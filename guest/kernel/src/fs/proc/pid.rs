@@ -150,6 +150,10 @@ impl Process {
 }
 
 impl Provider for Process {
+    fn process(&self) -> Option<u32> {
+        (!self.is_task).then_some(self.pid)
+    }
+
     fn lookup(&self, directory: &Rc<Node>, name: &[u8], processes: &dyn ProcessInfo) -> Result<Rc<Node>> {
         let index =
             NAMES.binary_search_by(|(known, ..)| known.as_bytes().cmp(name)).map_err(|_| Errno::ENOENT)?;
