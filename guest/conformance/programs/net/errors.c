@@ -35,24 +35,24 @@ int main(void) {
     MUST(close(fd));
 
     fd = (int)MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
-    long result = connect(fd, (struct sockaddr *)&address, sizeof address);
-    CHECK("nonblocking connect", result == 0 || errno == EINPROGRESS);
+    TRY("nonblocking connect", connect(fd, (struct sockaddr *)&address, sizeof address));
     FACT("becomes writable", "%s", poll_events(fd, POLLOUT, 2000));
     FACT("SO_ERROR", "%s", so_error(fd));
     TRY("connect again", connect(fd, (struct sockaddr *)&address, sizeof address));
     MUST(close(fd));
     fd = (int)MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
-    result = connect(fd, (struct sockaddr *)&nobody, sizeof nobody);
-    bool at_once = result == -1 && errno == ECONNREFUSED;
-    CHECK("nonblocking connect to nobody", at_once || errno == EINPROGRESS);
-    if (!at_once) {
-        CHECK("events", strstr(poll_events(fd, POLLOUT, 2000), "ERR") != NULL);
-        FACT("SO_ERROR", "%s", so_error(fd));
-    } else {
-        FACT("events", "ok");
-        FACT("SO_ERROR", "ECONNREFUSED");
-    }
+    TRY("nonblocking connect to nobody", connect(fd, (struct sockaddr *)&nobody, sizeof nobody));
+    CHECK("events", strstr(poll_events(fd, POLLOUT, 2000), "ERR") != NULL);
+    FACT("SO_ERROR", "%s", so_error(fd));
     MUST(close(fd));
+    int at_once = 0, attempts = 0;
+    for (; attempts < 500; attempts++) {
+        fd = (int)MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+        at_once += connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+        close((int)accept(server, NULL, NULL));
+        MUST(close(fd));
+    }
+    FACT("nonblocking connects at once", "%d of %d", at_once, attempts);
 
     // SO_REUSEADDR and a connection that lingers.
     int first = connected(port), second = (int)MUST(accept(server, NULL, NULL));

@@ -25,7 +25,13 @@ impl InetSocket {
             return Err(errno.into());
         }
         self.check_address(address)?;
-        if endpoint.connect(address)? {
+        let established = endpoint.connect(address)?;
+        // Even over loopback a handshake of Linux ends when connect(2) has let go of the socket, and so does a refusal.
+        if caller.nonblocking {
+            self.untold.set(true);
+            return Err(Pause::InProgress);
+        }
+        if established {
             return Ok(());
         }
         if let Some(errno) = self.pending() {
