@@ -116,8 +116,8 @@ pub fn measure(node: &Containerd, runtimes: &[Runtime], runs: u32) -> Result<Map
     body.insert("unit".into(), "ms".into());
     for (name, image, server) in cases {
         let image = node.import(image)?;
-        let command = server.map_or(["python3", "-c", WSGIREF], |server| server.command());
-        let spec = ContainerSpec::new("server", &image).command(&command).memory_bytes(256 << 20);
+        let command = server.map_or(&["python3", "-c", WSGIREF][..], |server| server.command);
+        let spec = ContainerSpec::new("server", &image).command(command).memory_bytes(256 << 20);
         let before = snapshots(node)?;
         let mut times: BTreeMap<&str, BTreeMap<String, Samples>> = BTreeMap::new();
         for run in 0..=runs {

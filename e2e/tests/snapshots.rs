@@ -178,7 +178,7 @@ fn only_what_fits_is_restored(node: &Containerd) -> Result<()> {
 /// A restored server answers as the first one does, under load.
 fn a_restored_server_answers(node: &Containerd, server: Server) -> Result<()> {
     let image = node.import(server.image)?;
-    let spec = ContainerSpec::new("server", &image).command(&server.command());
+    let spec = ContainerSpec::new("server", &image).command(server.command);
     let first = Pod::start(node, sandbox(node, "first"), &spec)?;
     wait_for_snapshots(node, 1)?;
     let second = Pod::start(node, sandbox(node, "second"), &spec)?;
@@ -186,7 +186,7 @@ fn a_restored_server_answers(node: &Containerd, server: Server) -> Result<()> {
         let address = pod.address;
         let outcome = node.namespaces().in_network(move || {
             load::wait_for(address, PATIENCE)?;
-            Load { address, requests: 500, in_flight: 16 }.http(|number| server.body(number))
+            server.load(Load { address, requests: 500, in_flight: 16 })
         })?;
         ensure!(outcome.latencies.len() == 500, "{} answers", outcome.latencies.len());
     }
