@@ -45,11 +45,19 @@ pub(crate) fn prepare(origin: &Origin, timings: &mut StartTimings) -> Result<Pre
     Ok(Prepared { machine, tsc_khz, filled: None, held: false, ahead: [Duration::ZERO; 2] })
 }
 
+/// So long after one was taken the next one is not begun, unless somebody waits for it: KVM_CREATE_VM holds the process' memory map for a millisecond, in which the clone that
+/// was just taken could neither start its thread nor touch a page.
+const REST: Duration = Duration::from_millis(5);
+
 #[derive(Default)]
 struct State {
     ready: VecDeque<Prepared>,
     failed: Option<StartError>,
     ends: bool,
+    /// When the last one was taken, unless none was there.
+    taken: Option<Instant>,
+    /// Who waits for one.
+    waiting: usize,
     /// The pool's thread, once it runs.
     tid: Option<i32>,
 }
@@ -115,9 +123,12 @@ impl ShellPool {
     /// # Errors
     /// [`StartError`]: none can be made. The next call tries again.
     pub fn wait(&self) -> Result<(), StartError> {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
+        state.waiting += 1;
+        self.shared.changed.notify_all();
         let empty = |state: &mut State| state.ready.is_empty() && state.failed.is_none() && !state.ends;
         let mut state = self.shared.changed.wait_while(state, empty).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
         let failed = state.failed.take();
         self.shared.changed.notify_all();
         match failed {
@@ -128,7 +139,10 @@ impl ShellPool {
 
     /// Take a virtual machine, if one is ready.
     pub(crate) fn take(&self) -> Option<Prepared> {
-        let taken = self.shared.lock().ready.pop_front();
+        let mut state = self.shared.lock();
+        let taken = state.ready.pop_front();
+        state.taken = taken.is_some().then(Instant::now);
+        drop(state);
         self.shared.changed.notify_all();
         taken
     }
@@ -161,6 +175,12 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
         let state = shared.lock();
         let idle = |state: &mut State| !state.ends && (state.ready.len() >= size || state.failed.is_some());
         let state = shared.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        let rests = |state: &State| REST.checked_sub(state.taken?.elapsed()).filter(|_| state.waiting == 0);
+        let mut state = state;
+        while let Some(left) = rests(&state).filter(|_| !state.ends) {
+            let waited = shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         if state.ends {
             return;
         }
