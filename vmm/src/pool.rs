@@ -75,6 +75,7 @@ impl Shared {
 
 /// Virtual machines for clones of one snapshot. Dropping it ends its thread and gives everything back.
 pub struct ShellPool {
+    origin: Arc<Origin>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -96,18 +97,18 @@ impl ShellPool {
 
     fn start(origin: Arc<Origin>, size: usize, refill: bool) -> Result<Arc<Self>, StartError> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let of_thread = Arc::clone(&shared);
+        let (of_thread, source) = (Arc::clone(&shared), Arc::clone(&origin));
         // It drives vCPUs: it takes no signals but kicks.
         let blocked = thread::AllBlocked::new();
         let thread = std::thread::Builder::new()
             .name("seuss-pool".into())
-            .spawn(move || fill(&of_thread, &origin, size, refill))
+            .spawn(move || fill(&of_thread, &source, size, refill))
             .map_err(|error| StartError::Host {
                 operation: "start the pool's thread",
                 errno: error.raw_os_error().unwrap_or(libc::EIO),
             })?;
         drop(blocked);
-        Ok(Arc::new(Self { shared, thread: Some(thread) }))
+        Ok(Arc::new(Self { origin, shared, thread: Some(thread) }))
     }
 
     /// Make one virtual machine ahead, and no other when it is taken.
@@ -160,7 +161,10 @@ impl Drop for ShellPool {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        self.shared.lock().ready.clear();
+        let left = std::mem::take(&mut self.shared.lock().ready);
+        left.iter()
+            .filter_map(|prepared| prepared.filled)
+            .for_each(|filled| restore::unfill(filled, &self.origin));
     }
 }
 

@@ -139,6 +139,27 @@ fn clones_that_do_not_hold_are_started_when_they_are_wanted() {
 }
 
 #[test]
+fn what_is_to_be_learnt_is_learnt_although_the_first_pool_was_of_no_use() {
+    if !kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let origin = origin(dir.path(), holds());
+    for _ in 0..3 {
+        let pool = ShellPool::new(Arc::clone(&origin), 2).expect("a pool");
+        pool.wait().expect("a shell");
+    }
+    let pool = ShellPool::new(Arc::clone(&origin), 1).expect("a pool");
+    let statuses: Vec<_> = (0..6)
+        .map(|_| {
+            pool.wait().expect("a shell");
+            clone(&origin, Some(&pool))
+        })
+        .collect();
+    assert_eq!(statuses.last(), Some(&Some(3)), "{statuses:?}");
+}
+
+#[test]
 fn shells_that_nobody_takes_give_everything_back() {
     if !kvm() {
         return;

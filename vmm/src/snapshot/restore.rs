@@ -105,6 +105,13 @@ pub(crate) fn fill(memory: &Memory, origin: &Origin) -> Result<Filled, StartErro
     Ok(Filled { working_set: steps.len(), scout })
 }
 
+/// The window that was filled so is not used after all.
+pub(crate) fn unfill(filled: Filled, origin: &Origin) {
+    if filled.scout {
+        origin.working_set.no_scout();
+    }
+}
+
 /// Whether a clone may be entered ahead of time: what clones use is known, and this one is not to find it out.
 pub(crate) fn may_hold(filled: Filled, origin: &Origin) -> bool {
     !filled.scout && origin.working_set.is_learnt()

@@ -151,6 +151,11 @@ impl WorkingSet {
         is_shadow_paging() && self.scouts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 
+    /// A clone that was to scout was never started: the next one is to.
+    pub(super) fn no_scout(&self) {
+        self.scouts.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Add what the clone in `memory` has used; `scouted` are the page tables that a scout runs on. Returns the whole set if there was anything new.
     pub(super) fn learn(
         &self,
