@@ -54,6 +54,36 @@ int main(void) {
     }
     FACT("nonblocking connects at once", "%d of %d", at_once, attempts);
 
+    // A reset behind data that nobody has read: the connection is gone, the data is not.
+    int fresh = listener(5);
+    int resetting = connected(port_of(fresh)), kept = (int)MUST(accept(fresh, NULL, NULL));
+    struct linger at_close = { 1, 0 };
+    MUST(setsockopt(resetting, SOL_SOCKET, SO_LINGER, &at_close, sizeof at_close));
+    MUST(write(resetting, "data", 4));
+    MUST(close(resetting));
+    socklen_t name_len = sizeof any;
+    TRY("getpeername after a reset", getpeername(kept, (struct sockaddr *)&any, &name_len));
+    char data[8];
+    FACT("bytes left", "%zd", read(kept, data, sizeof data));
+    TRY("then", read(kept, data, sizeof data));
+    MUST(close(kept));
+
+    // Buffers of the application's size: a peer that does not read stops the sender.
+    int small = 4096, sender = connected(port_of(fresh));
+    MUST(setsockopt(sender, SOL_SOCKET, SO_SNDBUF, &small, sizeof small));
+    kept = (int)MUST(accept(fresh, NULL, NULL));
+    MUST(setsockopt(kept, SOL_SOCKET, SO_RCVBUF, &small, sizeof small));
+    MUST(fcntl(sender, F_SETFL, O_NONBLOCK));
+    static char block[1024];
+    int64_t end = now_ns() + 200000000, taken = 0;
+    while (now_ns() < end) {
+        ssize_t count = write(sender, block, sizeof block);
+        if (count > 0) taken += count;
+        else poll_events(sender, POLLOUT, 20);
+    }
+    CHECK("a small buffer takes little", taken < 150000);
+    MUST(close(sender)), MUST(close(kept)), MUST(close(fresh));
+
     // SO_REUSEADDR and a connection that lingers.
     int first = connected(port), second = (int)MUST(accept(server, NULL, NULL));
     MUST(close(second)), MUST(close(first)), MUST(close(server));

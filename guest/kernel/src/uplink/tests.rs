@@ -212,6 +212,28 @@ fn a_full_way_out_says_so_and_is_told_of_room() {
 }
 
 #[test]
+fn small_buffers_of_the_application_bound_both_ways() {
+    let bench = Bench::new();
+    let (endpoint, first) = bench.connected();
+    endpoint.post_option(1, 7, &8192_i32.to_le_bytes());
+    endpoint.post_option(1, 8, &16384_i32.to_le_bytes());
+    assert_eq!(endpoint.write(&mut &vec![7; 1 << 20][..]), Ok(8192));
+    assert!(!endpoint.has_room());
+    // Nobody reads: the VMM fills what it is given, until it is given no more.
+    let mut memory = VecDeque::from([(first, 4096)]);
+    let mut received = 0;
+    while let Some((_, len)) = memory.pop_front() {
+        bench.event(Kind::Received, endpoint.handle(), len, 0);
+        received += len;
+        let provided = bench.vmm.take().into_iter().filter(|entry| entry.command == Command::Provide as u32);
+        memory.extend(provided.map(|entry| (entry.args[0], entry.args[1])));
+    }
+    assert!((16384..=24576).contains(&received), "{received} bytes were read ahead");
+    assert_eq!(read(&endpoint, usize::MAX, false).len() as u64, received);
+    assert!(bench.vmm.commands().contains(&(Command::Provide as u32)), "and it goes on");
+}
+
+#[test]
 fn many_small_pieces_fill_the_way_out() {
     let bench = Bench::new();
     let (endpoint, _) = bench.connected();

@@ -207,6 +207,7 @@ impl Socket for InetSocket {
     }
 
     fn peer_name(&self) -> Outcome<Vec<u8>> {
+        self.endpoint.uplink().settle();
         let connected =
             self.endpoint.connecting() == Connecting::Done && !(self.is_stream() && self.endpoint.is_over());
         Ok(self.endpoint.peer_name().filter(|_| connected).ok_or(Errno::ENOTCONN)?)

@@ -1,8 +1,9 @@
 //! Calls that the host answers at once, options, shutdown and close.
 
 use super::address::{host_of, is_loopback, padded, port_of, trimmed};
-use super::{Connecting, Endpoint};
+use super::{Connecting, Endpoint, PAGE, RECEIVE_MAX, SEND_MAX};
 use crate::errno::{Errno, Result};
+use crate::net::options::name::{self, SOL_SOCKET};
 use alloc::vec::Vec;
 use seuss_abi::call::Op;
 use seuss_abi::net::{ADDRESS_BYTES, Command};
@@ -128,6 +129,13 @@ impl Endpoint {
     }
 
     fn remember_option(&self, level: i32, name: u32, value: &[u8]) {
+        let number = value.first_chunk().map_or(0, |number| i32::from_le_bytes(*number));
+        let within = |max: usize| usize::try_from(number).unwrap_or(0).clamp(PAGE, max);
+        match (level, name) {
+            (SOL_SOCKET, name::SNDBUF) => self.send_max.set(within(SEND_MAX)),
+            (SOL_SOCKET, name::RCVBUF) if !self.datagram => self.receive_max.set(within(RECEIVE_MAX)),
+            _ => {}
+        }
         let name = name.cast_signed();
         let mut options = self.options.borrow_mut();
         options.retain(|option| (option.0, option.1) != (level, name));

@@ -3,7 +3,7 @@
 use super::super::buffers::Buffer;
 use super::super::inbox::COPY_BYTES;
 use super::address::{is_loopback, port_of, trimmed};
-use super::{Endpoint, Outgoing, PROVIDE_MAX, RECEIVE_MAX, SEND_MAX};
+use super::{Endpoint, Outgoing, PROVIDE_MAX};
 use crate::errno::{Errno, Result};
 use crate::mem::user::{Sink, Source};
 use alloc::vec::Vec;
@@ -25,7 +25,7 @@ impl Endpoint {
             let inbox = self.inbox.borrow();
             (inbox.room(), inbox.unread(), inbox.parts())
         };
-        if room < self.provide.get() / 2 + 1 && unread + room < RECEIVE_MAX && parts < PIECES_MAX {
+        if room < self.provide.get() / 2 + 1 && unread + room < self.receive_max.get() && parts < PIECES_MAX {
             self.provide_bytes(self.provide.get());
         }
     }
@@ -112,7 +112,7 @@ impl Endpoint {
     pub fn write(&self, source: &mut dyn Source) -> Result<usize> {
         let mut done = 0;
         while source.remaining() > 0 {
-            let room = SEND_MAX.saturating_sub(self.in_flight.get());
+            let room = self.send_max.get().saturating_sub(self.in_flight.get());
             if room == 0 {
                 break;
             }
@@ -152,7 +152,7 @@ impl Endpoint {
 
     fn tell(&self, in_flight: usize) -> u64 {
         let many = self.outbox.borrow().len() >= PIECES_MAX / 2;
-        if in_flight > SEND_MAX / 2 || many { SEND_TELL } else { 0 }
+        if in_flight > self.send_max.get() / 2 || many { SEND_TELL } else { 0 }
     }
 
     /// Add to the last piece, if the VMM has not taken it.
@@ -221,7 +221,7 @@ impl Endpoint {
     pub fn write_datagram(&self, destination: &[u8], source: &mut dyn Source) -> Result<bool> {
         let len = source.remaining();
         let head = if destination.is_empty() { 0 } else { ADDRESS_BYTES };
-        let full = self.in_flight.get() > 0 && self.in_flight.get() + head + len > SEND_MAX;
+        let full = self.in_flight.get() > 0 && self.in_flight.get() + head + len > self.send_max.get();
         if full || self.outbox.borrow().len() >= PIECES_MAX {
             return Ok(false);
         }

@@ -82,6 +82,10 @@ pub struct Endpoint {
     over: Cell<bool>,
     /// Size of the buffers that are provided.
     provide: Cell<usize>,
+    /// Bytes that may wait to be sent: less than [`SEND_MAX`] where SO_SNDBUF says so.
+    send_max: Cell<usize>,
+    /// Bytes that are received ahead: less than [`RECEIVE_MAX`] where SO_RCVBUF says so. A datagram needs memory for all of it, so this is for streams.
+    receive_max: Cell<usize>,
     /// Both ends may be in this guest.
     pub(super) neighbour: Cell<bool>,
     /// The port under which others in this guest reach it; 0: none, or its listening socket's.
@@ -114,6 +118,8 @@ impl Endpoint {
             ended: Cell::new(false),
             over: Cell::new(false),
             provide: Cell::new(PAGE),
+            send_max: Cell::new(SEND_MAX),
+            receive_max: Cell::new(RECEIVE_MAX),
             neighbour: Cell::new(false),
             port: Cell::new(0),
             released: Cell::new(false),
@@ -220,7 +226,7 @@ impl Endpoint {
     /// Whether sending would not wait (Linux: at least a third of the buffer is free). Many small pieces fill the way out as well as many bytes.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.in_flight.get() <= SEND_MAX / 2 && self.outbox.borrow().len() <= PIECES_MAX / 2
+        self.in_flight.get() <= self.send_max.get() / 2 && self.outbox.borrow().len() <= PIECES_MAX / 2
     }
 
     /// Connections that wait to be accepted.
@@ -269,7 +275,8 @@ impl Endpoint {
             inbox.room() == 0
         };
         if exhausted {
-            self.provide.set((self.provide.get() * 4).min(PROVIDE_MAX));
+            let most = PROVIDE_MAX.min((self.receive_max.get() / 2).max(PAGE));
+            self.provide.set((self.provide.get() * 4).min(most));
         }
         self.want();
         self.changed(Readiness::READABLE);
