@@ -38,6 +38,49 @@ int main(void) {
         kill(0, SIGKILL);
     }
     while (waitpid(-1, NULL, 0) > 0) {}
+    CHILD("execve as a user who has too many processes") {
+        pid_t pids[3];
+        for (int i = 0; i < 3; i++)
+            if ((pids[i] = (pid_t)MUST(fork())) == 0) {
+                MUST(setuid(1002));
+                pause();
+                _exit(0);
+            }
+        sleep_ms(50);
+        char *const args[] = { "/proc/self/exe", "0", NULL };
+        struct rlimit limit = { 2, 2 }, enough = { 3, 3 };
+        CHILD("more than the limit before") {
+            MUST(setrlimit(RLIMIT_NPROC, &limit));
+            TRY("setuid", setuid(1002));
+            TRY("execve", execv(args[0], args));
+            TRY("fork", fork());
+            for (int i = 0; i < 3; i++) kill(pids[i], SIGKILL);
+            sleep_ms(50);
+        }
+        for (int i = 0; i < 3; i++) waitpid(pids[i], NULL, 0);
+        for (int i = 0; i < 3; i++)
+            if ((pids[i] = (pid_t)MUST(fork())) == 0) {
+                MUST(setuid(1002));
+                pause();
+                _exit(0);
+            }
+        sleep_ms(50);
+        CHILD("the limit itself before") {
+            MUST(setrlimit(RLIMIT_NPROC, &enough));
+            TRY("setuid", setuid(1002));
+            TRY("execve", execv("/bin/true", args));
+        }
+        CHILD("set back") {
+            MUST(setrlimit(RLIMIT_NPROC, &limit));
+            TRY("seteuid", seteuid(1002));
+            TRY("execve", execv("/bin/true", args));
+        }
+        CHILD("as root") {
+            MUST(setrlimit(RLIMIT_NPROC, &limit));
+            TRY("execve", execv("/bin/true", args));
+        }
+        for (int i = 0; i < 3; i++) kill(pids[i], SIGKILL), waitpid(pids[i], NULL, 0);
+    }
     CHILD("descriptors") {
         struct rlimit limit = { 500, 500 };
         MUST(setrlimit(RLIMIT_NOFILE, &limit));

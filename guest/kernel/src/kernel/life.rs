@@ -61,11 +61,39 @@ impl Kernel {
         if limit == UNLIMITED || who.uid == 0 || who.is_privileged() {
             return Ok(());
         }
+        if self.threads_of_user(who.uid) >= limit {
+            return Err(Errno::EAGAIN);
+        }
+        process.user_has_too_many.set(false);
+        Ok(())
+    }
+
+    fn threads_of_user(&self, uid: u32) -> u64 {
         let processes = self.processes.borrow();
-        let own = processes.values().filter(|other| other.credentials.borrow().uid == who.uid);
-        let count: usize =
-            own.map(|other| if other.is_zombie() { 1 } else { other.threads.borrow().len() }).sum();
-        if count as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
+        let own = processes.values().filter(|other| other.credentials.borrow().uid == uid);
+        own.map(|other| if other.is_zombie() { 1 } else { other.threads.borrow().len() as u64 }).sum()
+    }
+
+    /// The real user of `process` was `old` before setuid(2) or its like, which does not fail over RLIMIT_NPROC: [`Self::check_user_at_exec`] does.
+    pub fn user_changed(&self, process: &Process, old: u32) {
+        let uid = process.credentials.borrow().uid;
+        if uid != old {
+            let others = self.threads_of_user(uid).saturating_sub(process.threads.borrow().len() as u64);
+            process.user_has_too_many.set(uid != 0 && others > process.limit(LIMIT_NPROC));
+        }
+    }
+
+    /// execve(2) of a process that became a user with too many processes fails while the user has too many.
+    ///
+    /// # Errors
+    /// EAGAIN.
+    pub fn check_user_at_exec(&self, process: &Process) -> Result {
+        let uid = process.credentials.borrow().uid;
+        if process.user_has_too_many.get() && self.threads_of_user(uid) > process.limit(LIMIT_NPROC) {
+            return Err(Errno::EAGAIN);
+        }
+        process.user_has_too_many.set(false);
+        Ok(())
     }
 
     /// Start a thread of `parent`'s process.

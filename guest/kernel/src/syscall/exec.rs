@@ -127,6 +127,7 @@ fn execveat(call: &mut Call<'_>) -> SysResult {
 fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flags: u64) -> SysResult {
     let kernel = call.kernel;
     let path = call.read_path(path)?;
+    kernel.check_user_at_exec(&call.process)?;
     let mut args = strings(call, args)?;
     let env = strings(call, env)?;
     if args.is_empty() {

@@ -48,6 +48,7 @@ const KEEP: u32 = u32::MAX;
 fn setuid(call: &mut Call<'_>) -> SysResult {
     let uid = call.args[0] as u32;
     let mut who = call.process.credentials.borrow_mut();
+    let old = who.uid;
     if uid == KEEP {
         return Err(Errno::EINVAL.into());
     }
@@ -57,6 +58,8 @@ fn setuid(call: &mut Call<'_>) -> SysResult {
         return Err(Errno::EPERM.into());
     }
     (who.euid, who.fsuid) = (uid, uid);
+    drop(who);
+    call.kernel.user_changed(&call.process, old);
     Ok(0)
 }
 
@@ -96,6 +99,8 @@ fn setreuid(call: &mut Call<'_>) -> SysResult {
         who.suid = who.euid;
     }
     who.fsuid = who.euid;
+    drop(who);
+    call.kernel.user_changed(&call.process, old);
     Ok(0)
 }
 
@@ -126,9 +131,12 @@ fn setresuid(call: &mut Call<'_>) -> SysResult {
         allowed(who.is_privileged(), id, &[who.uid, who.euid, who.suid])?;
     }
     let keep = |new: u32, old: u32| if new == KEEP { old } else { new };
+    let old = who.uid;
     (who.uid, who.euid, who.suid) =
         (keep(wanted[0], who.uid), keep(wanted[1], who.euid), keep(wanted[2], who.suid));
     who.fsuid = who.euid;
+    drop(who);
+    call.kernel.user_changed(&call.process, old);
     Ok(0)
 }
 

@@ -134,6 +134,8 @@ pub struct Process {
     pub vfork_parent: Cell<Option<Tid>>,
     /// Has called execve since fork (setpgid(2)).
     pub has_execed: Cell<bool>,
+    /// It became a user who had more processes than RLIMIT_NPROC allows: the next execve(2) looks again (PF_NPROC_EXCEEDED).
+    pub user_has_too_many: Cell<bool>,
     /// The program.
     pub program: RefCell<Program>,
     /// Resource limits.
@@ -221,6 +223,7 @@ impl Process {
             exit_signal: Cell::new(super::signal::SIGCHLD),
             vfork_parent: Cell::new(None),
             has_execed: Cell::new(false),
+            user_has_too_many: Cell::new(false),
             program: RefCell::new(parent.map(|parent| parent.program.borrow().clone()).unwrap_or_default()),
             limits: RefCell::new(parts.limits),
             real_timer: Cell::default(),
