@@ -28,6 +28,8 @@ pub struct Server {
     pub command: &'static [&'static str],
     /// What it prints when it listens.
     pub ready: &'static str,
+    /// CPU limit of its container in thousandths of a CPU; zero is none.
+    pub cpu_millis: i64,
     /// What is asked of it.
     protocol: Protocol,
 }
@@ -77,7 +79,8 @@ impl Pod {
         let sandbox = cri.run_pod_sandbox(Sandbox::new(server.name, runtime, &node.pod_logs()))?;
         let ip = cri.pod_sandbox_status(&sandbox)?.network.context("the pod has no network")?.ip;
         let ip: IpAddr = ip.parse().with_context(|| format!("pod IP {ip:?}"))?;
-        let spec = ContainerSpec::new("server", image).command(server.command);
+        let mut spec = ContainerSpec::new("server", image).command(server.command);
+        spec.cpu_millis = server.cpu_millis;
         let container = cri.create_container(&sandbox, &spec)?;
         cri.start_container(&container)?;
         let log = sandbox.log_path(&spec);
@@ -111,7 +114,7 @@ const fn http(
     command: &'static [&'static str],
     greeting: &'static str,
 ) -> Server {
-    Server { name, image, command, ready: "ready", protocol: Protocol::Http { greeting } }
+    Server { name, image, command, ready: "ready", cpu_millis: 0, protocol: Protocol::Http { greeting } }
 }
 
 /// http.server, a thread per connection.
@@ -127,6 +130,8 @@ pub const WSGIREF: Server =
 /// Flask under gunicorn with two forked workers and threads.
 pub const GUNICORN: Server =
     http("gunicorn", "flask", &["python3", "-c", include_str!("../programs/gunicorn_flask.py")], "flask");
+/// The same with a limit of one CPU, which is what a guest has.
+pub const GUNICORN_ONE_CPU: Server = Server { name: "gunicorn_one_cpu", cpu_millis: 1000, ..GUNICORN };
 /// asyncio streams.
 pub const ASYNCIO: Server =
     http("asyncio", "python", &["python3", "-c", include_str!("../programs/asyncio_server.py")], "asyncio");
@@ -136,5 +141,6 @@ pub const REDIS: Server = Server {
     image: "redis",
     command: &["redis-server", "--port", "8000", "--save", "", "--protected-mode", "no"],
     ready: "Ready to accept connections",
+    cpu_millis: 0,
     protocol: Protocol::Redis,
 };

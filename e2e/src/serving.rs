@@ -18,8 +18,12 @@ use crate::servers::{self, Pod, Server};
 use crate::tools::Version;
 
 /// A server, how many requests a turn has, and how many of them are in flight.
-const MEASURED: [(Server, u32, u32); 3] =
-    [(servers::WSGIREF, 2000, 8), (servers::GUNICORN, 1000, 8), (servers::REDIS, 20_000, 4)];
+const MEASURED: [(Server, u32, u32); 4] = [
+    (servers::WSGIREF, 2000, 8),
+    (servers::GUNICORN, 1000, 8),
+    (servers::GUNICORN_ONE_CPU, 1000, 8),
+    (servers::REDIS, 20_000, 4),
+];
 
 /// Microseconds of a tick of proc_pid_stat(5): USER_HZ is 100 on x86-64.
 const TICK_US: u64 = 10_000;

@@ -23,7 +23,7 @@ struct Args {
     /// Runtimes to compare.
     #[arg(long, value_delimiter = ',', default_value = "runc,crun,seuss")]
     runtimes: Vec<Runtime>,
-    /// Servers of the case `servers`; all by default: wsgiref, gunicorn, redis.
+    /// Servers of the case `servers`; all by default: wsgiref, gunicorn, gunicorn_one_cpu, redis.
     #[arg(long, value_delimiter = ',')]
     server: Vec<String>,
     /// containerd series.
