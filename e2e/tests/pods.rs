@@ -271,9 +271,12 @@ fn serves_the_outside_and_its_neighbour(bench: &Bench) -> Result<()> {
     ensure!(measured.latencies.len() == 100, "{} answers", measured.latencies.len());
     let script = "import urllib.request\n\
         print(urllib.request.urlopen('http://localhost:8000/x').read()[:10].decode())\n\
-        print(open('/etc/resolv.conf').read().count('nameserver') > 0)";
+        print(open('/etc/resolv.conf').read().count('nameserver') > 0)\n\
+        routes = [line.split() for line in open('/proc/net/route')]\n\
+        print([route[0] for route in routes if route[1] == '00000000'])\n\
+        print(open('/sys/class/net/eth0/operstate').read().strip())";
     let (status, log) = bench.run(&sandbox, &bench.container("neighbour", &["python3", "-c", script]))?;
-    ensure!(status.exit_code == 0 && log.stdout == "this is /x\nTrue\n", "{status:?} {log:?}");
+    ensure!(status.exit_code == 0 && log.stdout == "this is /x\nTrue\n['eth0']\nup\n", "{status:?} {log:?}");
     bench.remove(&sandbox)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{config, kvm, run, start, with_data};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use seuss_vmm::{ExitReason, GuestConfig, GuestError, ImageBlob, Stdio, WaitStatus};
+use seuss_vmm::{ExitReason, GuestConfig, GuestError, GuestEvent, ImageBlob, Stdio, WaitStatus};
 
 /// What a protocol error says.
 fn protocol(code: Vec<u8>) -> String {
@@ -211,7 +211,7 @@ fn whatever_a_guest_writes_the_vmm_stands() {
     };
     let script = prop::collection::vec(number(), 32).prop_map(|mut words: Vec<u64>| {
         // Mostly an operation that exists, a control page that wants little, and a tail that may be.
-        words[0] %= 20;
+        words[0] %= 21;
         if !words[31].is_multiple_of(4) {
             words[24] = 0;
         }

@@ -78,6 +78,9 @@ pub enum Op {
     Interfaces = 17,
     /// A process waits on a listening socket and nothing is runnable, for the first time in this guest's lineage: the program is ready. Returns 0.
     Ready = 18,
+    /// The IPv4 routes of the network namespace: returns how many bytes of text are in the payload, whole lines of /proc/net/route (proc_pid_net(5)) without
+    /// its head, as many as fit; or -errno.
+    Routes = 19,
     /// Take a snapshot of this guest, which is parked: all that a restore needs is in memory, and a restore enters at
     /// [`crate::layout::ENTRY_BOOT`]. The capture area holds the class of every frame ([`crate::snapshot`]). `args = [level, gpa of the key, its length]`.
     /// Returns 0 when the snapshot exists, and the guest goes on as it is; or -errno (-EOPNOTSUPP: nobody keeps snapshots here).
@@ -110,6 +113,7 @@ impl Op {
             16 => Self::SetOption,
             17 => Self::Interfaces,
             18 => Self::Ready,
+            19 => Self::Routes,
             32 => Self::Capture,
             33 => Self::Hold,
             _ => return None,

@@ -66,6 +66,9 @@ impl Sockets {
                 count as i64
             }));
         }
+        if op == Op::Routes {
+            return result(interfaces::routes(PAYLOAD_SIZE).map(|text| answer(memory, text.as_bytes())));
+        }
         let Ok(handle) = u32::try_from(handle) else { return result(Err(Errno::BADF)) };
         result(match op {
             Op::Bind => self.bind(handle, b, c != 0, memory),

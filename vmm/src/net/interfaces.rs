@@ -1,4 +1,4 @@
-//! The interfaces of the vCPU thread's network namespace (getifaddrs(3)).
+//! The interfaces of the vCPU thread's network namespace (getifaddrs(3)), and its routes.
 //!
 //! Unsafe because getifaddrs is a C list.
 
@@ -80,6 +80,21 @@ pub(super) fn list() -> rustix::io::Result<Vec<Interface>> {
     Ok(all)
 }
 
+/// The lines of /proc/net/route without its head, as many as fit into `room` bytes.
+pub(super) fn routes(room: usize) -> rustix::io::Result<String> {
+    // /proc/self would show the namespace of the process' first thread.
+    let text = std::fs::read_to_string("/proc/thread-self/net/route")
+        .map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let mut lines = String::new();
+    for line in text.split_inclusive('\n').skip(1) {
+        if lines.len() + line.len() > room {
+            break;
+        }
+        lines += line;
+    }
+    Ok(lines)
+}
+
 fn mtu(name: &str) -> u32 {
     let text = std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).unwrap_or_default();
     text.trim().parse().unwrap_or(if name == "lo" { 65_536 } else { 1500 })
@@ -108,6 +123,14 @@ fn prefix(mask: &[u8; ADDRESS_BYTES], family: i32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn routes_are_whole_lines_of_this_namespace() {
+        let text = std::fs::read_to_string("/proc/thread-self/net/route").expect("routes");
+        let (_, lines) = text.split_once('\n').expect("a head");
+        assert_eq!(super::routes(usize::MAX).expect("routes"), lines);
+        assert_eq!(super::routes(3).expect("routes"), "");
+    }
+
     #[test]
     fn loopback_is_there() {
         let list = super::list().expect("interfaces");

@@ -73,7 +73,8 @@ impl Runner {
             | Op::Name
             | Op::GetOption
             | Op::SetOption
-            | Op::Interfaces => {
+            | Op::Interfaces
+            | Op::Routes => {
                 let result = self.sockets.call(op, &slot.args, &self.machine.memory, &mut self.ring);
                 self.ring.flush(self.machine.memory.comm())?;
                 Ok(result)

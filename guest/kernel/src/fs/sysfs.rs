@@ -1,4 +1,6 @@
-//! /sys, as far as programs look: CPUs, transparent huge pages, and the control group's limits.
+//! /sys, as far as programs look: CPUs, transparent huge pages, network interfaces, and the control group's limits.
+
+mod net;
 
 use super::device::{hang, new_directory};
 use super::env::{CGROUP2, Env, FileSystem, SYSFS};
@@ -83,7 +85,7 @@ pub(crate) fn make_tree(env: &Rc<Env>) -> Rc<Node> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         hang(&directory(&root, parent), name, &static_text(&fs, 0o444, text));
     }
-    directory(&root, "class");
+    hang(&directory(&root, "class"), "net", &net::directory(&fs));
     directory(&root, "block");
     let groups_fs = FileSystem::new(env, CGROUP2, None);
     let groups = new_directory(&groups_fs, 0o555);

@@ -24,10 +24,12 @@ use crate::machine::Machine;
 use crate::mem::frames::Frames;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
+use alloc::vec;
 use alloc::vec::Vec;
 use buffers::Buffers;
 use core::cell::{Cell, RefCell};
 use seuss_abi::call::Op;
+use seuss_abi::comm::PAYLOAD_SIZE;
 use seuss_abi::event::{Event, Kind};
 use seuss_abi::net::{Command, HANDLES_MAX, Interface, SUBMISSION_ENTRIES, Submission};
 
@@ -180,6 +182,17 @@ impl Uplink {
                 interface
             })
             .collect())
+    }
+
+    /// The host's IPv4 routes, as lines of /proc/net/route.
+    ///
+    /// # Errors
+    /// What the VMM reports.
+    pub fn routes(&self) -> Result<Vec<u8>> {
+        let mut payload = vec![0; PAYLOAD_SIZE];
+        let len = self.call(Op::Routes, [0; 6], &mut payload)?;
+        payload.truncate(len as usize);
+        Ok(payload)
     }
 
     // ---- submissions and calls

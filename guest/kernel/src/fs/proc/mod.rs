@@ -12,7 +12,7 @@ mod text;
 
 pub(crate) use info::Nobody;
 pub use info::{CpuModel, Mapping, ProcessInfo, ProcessStatus, Setter, Setting, SystemStatus};
-pub(crate) use text::{Maker, Source, TextNode, static_text};
+pub(crate) use text::{Maker, Source, TextNode, open_text, static_text};
 
 use super::device::hang;
 use super::directory::{DirEntry, Directory, Provider};

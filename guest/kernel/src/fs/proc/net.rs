@@ -1,6 +1,6 @@
 //! /proc/PID/net: the files that programs open to see whether there is a network.
 //!
-//! The guest's own sockets are listed, and the interfaces of the pod's network namespace. **Not** supported: counters, routes, neighbours, and what others in the pod have open.
+//! The guest's own sockets are listed, and the interfaces of the pod's network namespace. **Not** supported: counters, IPv6 routes, neighbours, and what others in the pod have open.
 
 use super::text::Maker;
 use super::{TextNode, static_text};
@@ -21,10 +21,6 @@ const FILES: &[(&str, &str)] = &[
         "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n",
     ),
     (
-        "route",
-        "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT                                                       \n",
-    ),
-    (
         "sockstat",
         "sockets: used 0\nTCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0\nUDP: inuse 0 mem 0\nUDPLITE: inuse 0\nRAW: inuse 0\nFRAG: inuse 0 memory 0\n",
     ),
@@ -32,6 +28,7 @@ const FILES: &[(&str, &str)] = &[
 
 const DEV: &str = "Inter-|   Receive                                                |  Transmit\n \
     face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n";
+const ROUTE: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT                                                       \n";
 const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode                                                     \n";
 const TCP6: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
 const UDP: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops            \n";
@@ -42,6 +39,7 @@ const MADE: &[(&str, Maker)] = &[
     ("unix", |source| Ok(source.processes.unix_sockets())),
     ("dev", |source| Ok([DEV, &source.env.uplink.devices()].concat().into_bytes())),
     ("if_inet6", |source| Ok(source.env.uplink.addresses().into_bytes())),
+    ("route", |source| Ok([ROUTE.as_bytes(), &source.env.uplink.routes()?].concat())),
     ("tcp", |source| Ok([TCP, &source.env.uplink.table(2, false)].concat().into_bytes())),
     ("tcp6", |source| Ok([TCP6, &source.env.uplink.table(10, false)].concat().into_bytes())),
     ("udp", |source| Ok([UDP, &source.env.uplink.table(2, true)].concat().into_bytes())),

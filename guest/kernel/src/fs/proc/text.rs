@@ -143,7 +143,7 @@ impl FileOps for TextFile {
 }
 
 /// A text that was made already, to open for reading.
-pub(super) fn open_text(_node: &Rc<Node>, flags: u32, text: Vec<u8>) -> Result<Rc<dyn FileOps>> {
+pub(crate) fn open_text(_node: &Rc<Node>, flags: u32, text: Vec<u8>) -> Result<Rc<dyn FileOps>> {
     if flags & flags::O_ACCMODE != flags::O_RDONLY {
         return Err(Errno::EACCES);
     }
