@@ -39,7 +39,7 @@ const MADE: &[(&str, Maker)] = &[
     ("unix", |source| Ok(source.processes.unix_sockets())),
     ("dev", |source| Ok([DEV, &source.env.uplink.devices()].concat().into_bytes())),
     ("if_inet6", |source| Ok(source.env.uplink.addresses().into_bytes())),
-    ("route", |source| Ok([ROUTE.as_bytes(), &source.env.uplink.routes()?].concat())),
+    ("route", |source| Ok([ROUTE.as_bytes(), &source.env.uplink.routes().unwrap_or_default()].concat())),
     ("tcp", |source| Ok([TCP, &source.env.uplink.table(2, false)].concat().into_bytes())),
     ("tcp6", |source| Ok([TCP6, &source.env.uplink.table(10, false)].concat().into_bytes())),
     ("udp", |source| Ok([UDP, &source.env.uplink.table(2, true)].concat().into_bytes())),
