@@ -91,7 +91,11 @@ fn first_byte(address: SocketAddr) -> Result<Instant> {
         stream.read_exact(&mut answer[..1])?;
         let at = Instant::now();
         stream.read_exact(&mut answer[1..])?;
-        ensure!(&answer == b"HTTP/1.1 200" || &answer == b"HTTP/1.0 200", "{:?}", String::from_utf8_lossy(&answer));
+        ensure!(
+            &answer == b"HTTP/1.1 200" || &answer == b"HTTP/1.0 200",
+            "{:?}",
+            String::from_utf8_lossy(&answer)
+        );
         return Ok(at);
     }
 }

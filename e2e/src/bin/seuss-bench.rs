@@ -157,7 +157,8 @@ fn first_byte(args: &Args) -> Result<Map<String, Value>> {
     if let Some(reason) = need::missing_for_node(args.containerd, Runtime::Seuss) {
         anyhow::bail!("cannot run here: {reason}");
     }
-    let options = Options::for_runtime(args.containerd, Runtime::Seuss)?.with_snapshotter(&["--size", "2GiB"])?;
+    let options =
+        Options::for_runtime(args.containerd, Runtime::Seuss)?.with_snapshotter(&["--size", "2GiB"])?;
     seuss_e2e::first_byte::measure(&Containerd::start(options)?, &args.runtimes, args.runs)
 }
 
