@@ -8,6 +8,12 @@ import time
 import uuid
 import wsgiref.simple_server
 
+try:
+    import seuss
+except ImportError:
+    # Under another runtime, or where the module is not in the image.
+    seuss = None
+
 STARTED = uuid.uuid4().hex
 answered = 0
 
@@ -23,6 +29,8 @@ def generation():
 def application(environ, start_response):
     global answered
     answered += 1
+    if seuss is not None:
+        seuss.refresh()
     with open("/proc/self/environ", "rb") as file:
         environment = file.read().decode().split("\0")
     who = {
@@ -32,6 +40,9 @@ def application(environ, start_response):
         "generation": generation(),
         "hostname": os.uname().nodename,
         "environment": [entry for entry in environment if entry.startswith("HOSTNAME=")],
+        "id": seuss.instance() if seuss is not None else None,
+        "environ": os.environ.get("HOSTNAME"),
+        "random": random.random(),
         "getrandom": os.getrandom(16).hex(),
         "uuid4": uuid.uuid4().hex,
         "ssl": ssl.RAND_bytes(16).hex(),

@@ -44,6 +44,14 @@ enum Protocol {
 }
 
 impl Server {
+    /// What it puts before the path in an answer; none if it does not speak HTTP.
+    pub fn greeting(&self) -> Option<&'static str> {
+        match self.protocol {
+            Protocol::Http { greeting } => Some(greeting),
+            Protocol::Redis => None,
+        }
+    }
+
     /// Puts load on it and checks every answer.
     ///
     /// # Errors

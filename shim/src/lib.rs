@@ -17,6 +17,7 @@ pub mod ctl;
 pub mod error;
 pub mod events;
 pub mod guest;
+pub mod http;
 pub mod image;
 pub mod info;
 pub mod io;

@@ -9,8 +9,6 @@ pub mod key;
 pub mod policy;
 pub mod session;
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +24,7 @@ use crate::guest::{
 use crate::netns;
 use crate::spec::Network;
 use key::Subject;
-use policy::{Policy, WarmUp};
+use policy::Policy;
 use session::{Session, SessionError, Visit};
 
 /// Longest wait for the answer to a warm-up request.
@@ -160,8 +158,8 @@ impl Snapshots {
         let network = Network::Path(format!("/proc/self/task/{}/ns/net", guest.tid()).into());
         let take = move || {
             if let Some(warm_up) = &warm_up {
-                match netns::run_in(&network, || ask_once(warm_up)) {
-                    Ok(Ok(status)) => tracing::info!(status, "warm-up request answered"),
+                match netns::run_in(&network, || warm_up.get(WARM_UP_PATIENCE)) {
+                    Ok(Ok(answer)) => tracing::info!(status = answer.status, "warm-up request answered"),
                     Ok(Err(error)) => tracing::warn!(%error, path = warm_up.path, "warm-up request failed"),
                     Err(error) => tracing::warn!(%error, "no warm-up request"),
                 }
@@ -190,46 +188,4 @@ fn fit() -> Result<Fit, SessionError> {
         kernel: kernel.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
         cpu_features: host_cpu().map_err(host)?.features,
     })
-}
-
-/// One HTTP request to the program; returns the status line.
-fn ask_once(warm_up: &WarmUp) -> std::io::Result<String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, warm_up.port));
-    let mut stream = TcpStream::connect_timeout(&address, WARM_UP_PATIENCE)?;
-    stream.set_read_timeout(Some(WARM_UP_PATIENCE))?;
-    stream.set_write_timeout(Some(WARM_UP_PATIENCE))?;
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: seuss-warm-up\r\nConnection: close\r\n\r\n",
-        warm_up.path
-    );
-    stream.write_all(request.as_bytes())?;
-    // To its end, so that no connection is open when the snapshot is taken; but no more than an answer to a probe should have.
-    let mut answer = Vec::new();
-    let read = (&mut stream).take(1 << 20).read_to_end(&mut answer);
-    let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    match read {
-        Err(error) if answer.is_empty() => Err(error),
-        _ => Ok(String::from_utf8_lossy(line).into_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warm_up_request_is_answered_or_fails() {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let warm_up = WarmUp { port: listener.local_addr().unwrap().port(), path: "/x?y".into() };
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 512];
-            let len = stream.read(&mut request).unwrap();
-            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
-            String::from_utf8_lossy(&request[..len]).into_owned()
-        });
-        assert_eq!(ask_once(&warm_up).unwrap(), "HTTP/1.1 204 No Content");
-        assert!(server.join().unwrap().starts_with("GET /x?y HTTP/1.1\r\n"));
-        assert!(ask_once(&warm_up).is_err(), "nobody listens any more");
-    }
 }

@@ -10,7 +10,7 @@ use seuss_abi::spec::ProcessSpec;
 use seuss_snapshotter::snapshot::{Level, SnapshotId};
 
 use crate::boot;
-use crate::clock::{GuestClock, Sample, measure_tsc_khz, monotonic_ns};
+use crate::clock::{GuestClock, Sample, measure_tsc_khz};
 use crate::config::{CloneConfig, GuestConfig, Stdio};
 use crate::error::{GuestError, RequestError, StartError};
 use crate::handles::Handles;
@@ -29,8 +29,9 @@ use crate::status::WaitStatus;
 /// Highest signal number on Linux.
 const SIGNAL_MAX: u32 = 64;
 
-/// So long after its restore a clone still tells what belongs to the working set.
-const LEARN_NS: u64 = 1_000_000_000;
+/// So many times a young clone is looked at for what belongs to the working set: whenever it idles, and at kicks. A server may wait long for its first request: time
+/// does not count.
+const LEARN_LOOKS: u32 = 64;
 
 /// A running guest. Dropping it stops the guest and waits until everything it held is released.
 #[derive(Debug)]
@@ -316,7 +317,7 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
             shift,
             learning: Some(Learning {
                 origin: Arc::clone(&origin),
-                until_ns: monotonic_ns() + LEARN_NS,
+                looks_left: LEARN_LOOKS,
                 scout,
             }),
         },

@@ -7,15 +7,47 @@
     seuss.after_restore(open_connections)
     seuss.snapshot("function", key="models-v3")     # returns here, and in every clone
 
-Outside of a guest (no /dev/seuss) `available()` is false and `snapshot` raises OSError. The device's protocol is told in guest/DESIGN.md.
+Where snapshots are taken from outside (a pod that is ready), a clone learns of it in one of two ways:
+
+    seuss.watch()       # once: a thread waits for it
+    seuss.refresh()     # at the start of each request: a few microseconds
+
+In every clone `random` is seeded anew and os.environ gets the variables that differ (HOSTNAME and the like) before the functions of `after_restore` are called.
+Outside of a guest (no /dev/seuss) `available()` is false, `refresh` and `watch` do nothing, and `snapshot` raises OSError. The device's protocol is told in guest/DESIGN.md.
 """
 
 import os
 import random
+import threading
 
 DEVICE = "/dev/seuss"
 _before = []
 _after = []
+_lock = threading.Lock()
+
+
+def _environment():
+    """What execve(2) laid down, with what a restore has written over it."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return {}
+    return dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
+
+
+def _identity(device):
+    """Generation and id, as a read of the device tells them."""
+    words = os.read(device, 256).split()
+    return int(words[1]), words[3].decode()
+
+
+def _read():
+    device = os.open(DEVICE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _identity(device)
+    finally:
+        os.close(device)
 
 
 def available():
@@ -24,24 +56,25 @@ def available():
 
 
 def before_snapshot(function):
-    """Call `function()` before a snapshot is taken; the last one registered is called first. Usable as a decorator."""
+    """Call `function()` before a snapshot is taken with `snapshot`; the last one registered is called first. Usable as a decorator."""
     _before.append(function)
     return function
 
 
 def after_restore(function):
-    """Call `function(generation)` in every clone, after `random` was seeded anew. Usable as a decorator."""
+    """Call `function(generation)` in every clone. Usable as a decorator."""
     _after.append(function)
     return function
 
 
 def generation():
     """How often the lineage of this guest has been restored: 0 before the first snapshot."""
-    device = os.open(DEVICE, os.O_RDONLY)
-    try:
-        return int(os.read(device, 64).split()[1])
-    finally:
-        os.close(device)
+    return _read()[0]
+
+
+def instance():
+    """A random id that no other guest has; another one in every clone."""
+    return _read()[1]
 
 
 def snapshot(level="function", key=""):
@@ -53,21 +86,52 @@ def snapshot(level="function", key=""):
         raise ValueError("a key has no spaces")
     for function in reversed(_before):
         function()
-    before = generation()
-    device = os.open(DEVICE, os.O_WRONLY)
+    device = os.open(DEVICE, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(device, f"snapshot {level} {key}".encode())
     finally:
         os.close(device)
-    now = generation()
-    if now != before:
-        _wake_up(now)
-    return now
+    refresh()
+    return generation()
 
 
-def _wake_up(now):
-    random.seed(os.urandom(32))
-    if "HOSTNAME" in os.environ:
-        os.environ["HOSTNAME"] = os.uname().nodename
-    for function in _after:
-        function(now)
+def refresh():
+    """If this has become a clone since the last call: do what a clone must do. Returns whether it has."""
+    try:
+        return _take(_read())
+    except FileNotFoundError:
+        return False
+
+
+def watch():
+    """Start a thread that calls `refresh` when this becomes a clone. Once is enough."""
+    if available():
+        threading.Thread(target=_watch, name="seuss", daemon=True).start()
+
+
+def _watch():
+    device = os.open(DEVICE, os.O_RDONLY | os.O_CLOEXEC)
+    while True:
+        # The first read returns at once, the next ones when something has changed.
+        _take(_identity(device))
+
+
+def _take(now):
+    global _known, _laid_down
+    with _lock:
+        if now == _known:
+            return False
+        _known = now
+        random.seed(os.urandom(32))
+        changed = _environment()
+        for key, value in changed.items():
+            if _laid_down.get(key) != value:
+                os.environb[key] = value
+        _laid_down = changed
+        for function in _after:
+            function(now[0])
+    return True
+
+
+_laid_down = _environment()
+_known = _read() if available() else None

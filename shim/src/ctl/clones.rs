@@ -14,10 +14,14 @@ use tokio::sync::mpsc;
 
 use super::run::{RunError, clone_process, event_loop, own_stdio};
 use super::timings::us;
+use crate::http::{Answer, Target};
 use crate::guest::{
     CloneConfig, Guest, GuestError, GuestEvent, GuestStats, Origin, ShellPool, StartTimings, Stdio,
     WaitStatus,
 };
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `seussctl clone`.
 #[derive(Args, Debug)]
@@ -41,6 +45,10 @@ pub struct CloneArgs {
     /// End each clone as soon as it has printed something
     #[arg(long)]
     pub until_output: bool,
+
+    /// Ask each clone for a page (one GET on this machine), print the answer's body, and end the clone; for servers, one at a time
+    #[arg(long, value_name = "PORT/PATH", conflicts_with_all = ["until_output", "at_once"])]
+    pub get: Option<Target>,
 
     /// Drop what the clones print
     #[arg(short, long)]
@@ -67,6 +75,8 @@ struct Run {
 enum News {
     /// The first byte of output.
     Output(usize, Instant),
+    /// The answer to a request, or why there is none.
+    Answer(usize, Result<Answer, String>),
     /// The end.
     Ended(usize, Result<WaitStatus, GuestError>, Instant),
 }
@@ -91,6 +101,20 @@ fn output_pipe(number: usize, quiet: bool, news: mpsc::UnboundedSender<News>) ->
     let thread = thread::Builder::new().name("output".into()).spawn(pass_on);
     thread.map_err(|source| RunError::Host { operation: "start a thread", source })?;
     Ok(writer.into())
+}
+
+/// Asks a clone for a page, on a thread.
+fn ask(number: usize, target: &Target, news: mpsc::UnboundedSender<News>) -> Result<(), RunError> {
+    let target = target.clone();
+    let asking = move || {
+        let answer = target.get(PATIENCE).map_err(|error| format!("no answer: {error}"));
+        let answer =
+            answer.and_then(|answer| if answer.is_ok() { Ok(answer) } else { Err(format!("status: {}", answer.status)) });
+        // The receiver lives until all have ended.
+        let _ = news.send(News::Answer(number, answer));
+    };
+    let thread = thread::Builder::new().name("ask".into()).spawn(asking);
+    thread.map(drop).map_err(|source| RunError::Host { operation: "start a thread", source })
 }
 
 /// Runs the command.
@@ -124,10 +148,11 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                 pool.wait()?;
             }
             let number = guests.len();
-            let stdout = Some(output_pipe(number, args.quiet, sender.clone())?);
+            let stdout = Some(output_pipe(number, args.quiet || args.get.is_some(), sender.clone())?);
             let others = if args.quiet { Stdio::default() } else { own_stdio()? };
             let stdio = Stdio { stdout, ..others };
             let sender = sender.clone();
+            let asking = sender.clone();
             let began = Instant::now();
             let config = CloneConfig {
                 origin: Arc::clone(origin),
@@ -143,10 +168,29 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                     let _ = sender.send(News::Ended(number, result, Instant::now()));
                 }
             })?;
+            if let Some(target) = &args.get {
+                ask(number, target, asking)?;
+            }
             guests.push(Some((guest, began, None)));
             running += 1;
         }
         match news.recv().await {
+            Some(News::Answer(number, answer)) => {
+                if let Some(Some((guest, began, first_output))) = guests.get_mut(number) {
+                    match answer {
+                        Ok(answer) => {
+                            *first_output = Some(answer.first_byte - *began);
+                            if !args.quiet {
+                                print_body(&answer.body);
+                            }
+                        }
+                        Err(reason) => eprintln!("clone {number}: {reason}"),
+                    }
+                    guest.stop();
+                }
+            }
+            // What a server prints is no answer.
+            Some(News::Output(..)) if args.get.is_some() => {}
             Some(News::Output(number, at)) => {
                 if let Some(Some((guest, began, first_output))) = guests.get_mut(number) {
                     *first_output = Some(at - *began);
@@ -159,8 +203,10 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                 running -= 1;
                 if let Some((guest, began, first_output)) = guests.get_mut(number).and_then(Option::take) {
                     let status = result?;
-                    let wanted = args.until_output && first_output.is_some();
-                    let failed = (status.shell_code() != 0 && !wanted).then(|| status.to_string());
+                    let ended_here = args.until_output || args.get.is_some();
+                    let wanted = ended_here && first_output.is_some();
+                    let unanswered = args.get.is_some() && first_output.is_none();
+                    let failed = (unanswered || status.shell_code() != 0 && !wanted).then(|| status.to_string());
                     let (start, stats) = (guest.timings(), guest.stats());
                     runs.push(Run { start, stats, first_output, total: at - began, failed });
                 }
@@ -169,6 +215,16 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
         }
     }
     Ok(runs)
+}
+
+/// A body to standard output, on lines of its own.
+fn print_body(body: &[u8]) {
+    let mut out = io::stdout().lock();
+    // Whoever reads may have gone away; the clones are counted all the same.
+    let _ = out.write_all(body);
+    if body.last() != Some(&b'\n') {
+        let _ = out.write_all(b"\n");
+    }
 }
 
 /// The value that `percent` of the values do not exceed.

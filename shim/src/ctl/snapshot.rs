@@ -62,7 +62,11 @@ pub struct CreateArgs {
     #[arg(long, value_name = "MILLISECONDS")]
     pub after_ms: Option<u64>,
 
-    /// Level of a snapshot that is taken after a time
+    /// Take it when the program waits for connections and nothing else runs
+    #[arg(long, conflicts_with = "after_ms")]
+    pub ready: bool,
+
+    /// Level of a snapshot that is taken after a time, or when the program is ready
     #[arg(long, value_enum, default_value = "function")]
     pub level: LevelName,
 
@@ -135,7 +139,10 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
         return Err(RunError::NotTaken("--store DIR is needed".into()));
     }
     let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let (is_ready, mut ready) = mpsc::unbounded_channel();
     let guest = Guest::start(config, move |event| match event {
+        // The receivers live until the guest has ended.
+        GuestEvent::Ready => drop(is_ready.send(())),
         GuestEvent::Captured(outcome) => drop(sender.send(outcome)),
         GuestEvent::Ended(result) => {
             let how = result.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -156,12 +163,11 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
         loop {
             tokio::select! {
                 outcome = outcomes.recv() => break outcome,
-                () = &mut timer, if !asked => {
-                    asked = true;
-                    if let Err(error) = guest.snapshot(level) {
-                        break Some(Err(error.to_string()));
-                    }
-                }
+                () = &mut timer, if !asked => asked = true,
+                Some(()) = ready.recv(), if args.ready => {}
+            }
+            if let Err(error) = guest.snapshot(level) {
+                break Some(Err(error.to_string()));
             }
         }
     });

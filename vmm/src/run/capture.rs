@@ -5,7 +5,7 @@ use std::time::Instant;
 use seuss_snapshotter::snapshot::{Level, SnapshotId};
 
 use super::{End, GuestEvent, Learning, Runner};
-use crate::clock::{Sample, monotonic_ns, tsc::rdtsc};
+use crate::clock::{Sample, tsc::rdtsc};
 use crate::memory::Gpa;
 use crate::snapshot::capture::{CaptureError, Circumstances, capture};
 use crate::snapshot::{Asked, Lineage};
@@ -43,11 +43,12 @@ impl Runner {
 
     /// While the guest is a young clone: note which pages it has written so far. It stands still.
     pub(super) fn learn(&mut self) {
-        let Some(Learning { origin, until_ns, scout }) = &self.snapshots.learning else { return };
-        if monotonic_ns() > *until_ns {
+        let Some(Learning { origin, looks_left, scout }) = &mut self.snapshots.learning else { return };
+        let Some(left) = looks_left.checked_sub(1) else {
             self.snapshots.learning = None;
             return;
-        }
+        };
+        *looks_left = left;
         let root = || self.machine.vcpu.special_registers().ok().map(|registers| Gpa(registers.cr3));
         origin.learn(&self.machine.memory, scout.then(root).flatten());
     }

@@ -149,8 +149,8 @@ pub(crate) struct Snapshots {
 pub(crate) struct Learning {
     /// What it was restored from.
     pub(crate) origin: Arc<Origin>,
-    /// Until when it is young (CLOCK_MONOTONIC of the host).
-    pub(crate) until_ns: u64,
+    /// How often it is looked at.
+    pub(crate) looks_left: u32,
     /// Whether its page tables tell what it reads, too.
     pub(crate) scout: bool,
 }

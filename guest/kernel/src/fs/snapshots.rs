@@ -2,8 +2,8 @@
 //!
 //! Writing `snapshot LEVEL KEY` (LEVEL is `base`, `function` or `argument`; both may be left out) takes a snapshot and returns when it exists. The write
 //! returns in the guest that goes on and in every clone. Reading gives `generation N`: N is 0 in a guest that was booted, and counts restores along
-//! the lineage in a clone. The first read of a description returns at once, the next one waits until the number has changed; poll(2) and epoll tell it,
-//! too.
+//! the lineage in a clone; and `id HEX`, which no other guest has: random, and made anew at every restore. The first read of a description returns at once, the
+//! next one waits until the number has changed; poll(2) and epoll tell it, too.
 
 use super::env::Env;
 use super::file::{File, FileOps};
@@ -11,12 +11,17 @@ use super::notify::Notifier;
 use crate::errno::{Errno, Result};
 use crate::mem::user::{Sink, Source};
 use crate::wait::{Readiness, Woken};
+use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 /// Longest key in bytes.
 const KEY_MAX: usize = 1024;
+
+/// Length of what tells guests apart, in bytes.
+pub const ID_BYTES: usize = 16;
 
 /// A snapshot that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +41,7 @@ pub struct Snapshots {
     /// How that one went: 0 or a negated errno.
     outcome: Cell<i64>,
     generation: Cell<u64>,
+    id: Cell<[u8; ID_BYTES]>,
     notifier: Notifier,
 }
 
@@ -49,6 +55,7 @@ impl Snapshots {
             done: Cell::new(0),
             outcome: Cell::new(0),
             generation: Cell::new(0),
+            id: Cell::default(),
             notifier: Notifier::new(woken),
         }
     }
@@ -85,9 +92,15 @@ impl Snapshots {
         self.generation.get()
     }
 
+    /// What tells this guest apart.
+    pub fn set_id(&self, id: [u8; ID_BYTES]) {
+        self.id.set(id);
+    }
+
     /// This is a clone now.
-    pub fn restored(&self, generation: u64) {
+    pub fn restored(&self, generation: u64, id: [u8; ID_BYTES]) {
         self.generation.set(generation);
+        self.id.set(id);
         self.notifier.notify(Readiness::READABLE);
     }
 }
@@ -141,7 +154,8 @@ impl FileOps for SnapshotDevice {
             return Err(Errno::EAGAIN);
         }
         let generation = self.env.snapshots.generation();
-        let stored = sink.put(alloc::format!("generation {generation}\n").as_bytes())?;
+        let id: String = self.env.snapshots.id.get().iter().map(|byte| format!("{byte:02x}")).collect();
+        let stored = sink.put(format!("generation {generation}\nid {id}\n").as_bytes())?;
         self.seen.set(Some(generation));
         Ok(stored)
     }

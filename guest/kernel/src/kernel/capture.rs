@@ -9,7 +9,7 @@
 
 use super::Kernel;
 use crate::errno::{Errno, Result};
-use crate::fs::snapshots::Wanted;
+use crate::fs::snapshots::{ID_BYTES, Wanted};
 use crate::mem::area::Backing;
 use crate::mem::frames::Gpa;
 use crate::mem::paging::{self, ADDRESS, W};
@@ -178,7 +178,9 @@ impl Kernel {
         if let Err(errno) = self.fs.env.uplink.after_restore() {
             self.log(2, &alloc::format!("a clone's socket cannot be made again: {errno:?}"));
         }
-        self.fs.env.snapshots.restored(restored.generation);
+        let mut id = [0; ID_BYTES];
+        self.random.fill(&mut id);
+        self.fs.env.snapshots.restored(restored.generation, id);
         let pid = self.process_of_token(0).map_or(0, |process| process.pid);
         self.machine.host_call(Op::Started, [0, u64::from(pid), 0, 0, 0, 0]);
     }

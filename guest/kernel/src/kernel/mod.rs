@@ -23,6 +23,7 @@ use crate::machine::{Counters, Machine};
 use crate::mem::frames::{Frames, Gpa};
 use crate::mem::space::Space;
 use crate::net::Net;
+use crate::fs::snapshots::ID_BYTES;
 use crate::random::Random;
 use crate::task::futex::Futexes;
 use crate::task::process::{Pid, Process};
@@ -136,6 +137,9 @@ impl Kernel {
         let random = Rc::new(Random::new(&seed));
         let env = Env::new(&frames, machine.clone(), &woken);
         env.set_random(&random);
+        let mut id = [0; ID_BYTES];
+        random.fill(&mut id);
+        env.snapshots.set_id(id);
         let mounted = Fs::new(&env, images).and_then(|fs| {
             fs.inject(&spec.files)?;
             Ok(fs)

@@ -1,0 +1,114 @@
+//! Many clones of one snapshot, one after the other, each asked once: they answer rightly, and no two are alike.
+//!
+//! `SEUSS_CLONES=1000` for more of them; without it a number that a test run can afford.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use seuss_e2e::need::{self, Failure};
+use seuss_e2e::servers::{self, Server};
+use seuss_e2e::{command, paths, runtime};
+
+/// Clones of each snapshot.
+fn clones() -> usize {
+    std::env::var("SEUSS_CLONES").ok().and_then(|count| count.parse().ok()).unwrap_or(40)
+}
+
+/// A store of snapshots of its own, gone with it.
+struct Shop {
+    dir: tempfile::TempDir,
+    seussctl: PathBuf,
+}
+
+impl Shop {
+    fn new(image: &str) -> Result<Option<Self>> {
+        if let Some(reason) = need::missing_kvm().or_else(|| need::missing_images(&[image])) {
+            need::skip(&reason);
+            return Ok(None);
+        }
+        let seussctl = runtime::shim_dir()?.join("seussctl");
+        Ok(Some(Self { dir: tempfile::tempdir()?, seussctl }))
+    }
+
+    /// `seussctl` in a network namespace of its own, where only the loopback interface is.
+    fn seussctl(&self) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(&self.seussctl);
+        command.env("SEUSS_STORE", self.dir.path());
+        command
+    }
+
+    /// Takes a snapshot of a server that is ready.
+    fn capture(&self, image: &str, words: &[&str]) -> Result<()> {
+        let mut create = self.seussctl();
+        create.args(["snapshot", "create", "--ready", "--snapshot-name", "server", "--memory", "256M", "--rootfs"]);
+        command::output(create.arg(paths::rootfs(image)).arg("--").args(words))?;
+        Ok(())
+    }
+
+    /// The bodies that `count` clones answer with.
+    fn ask(&self, count: usize, path: &str) -> Result<Vec<String>> {
+        let target = format!("{}/{path}", servers::PORT);
+        let mut clone = self.seussctl();
+        clone.args(["clone", "-n", &count.to_string(), "--get", &target, "server"]);
+        let text = String::from_utf8(command::output(&mut clone)?)?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
+fn answers(server: &Server) -> Result<(), Failure> {
+    let Some(shop) = Shop::new(server.image)? else { return Ok(()) };
+    shop.capture(server.image, server.command)?;
+    let bodies = shop.ask(clones(), "77")?;
+    let expected = format!("hello from {}: /77", server.greeting().context("it speaks HTTP")?);
+    let wrong = bodies.iter().find(|body| **body != expected);
+    Ok(check(wrong.is_none() && bodies.len() == clones(), || format!("{} answers, {wrong:?}", bodies.len()))?)
+}
+
+fn check(right: bool, message: impl FnOnce() -> String) -> Result<()> {
+    ensure!(right, message());
+    Ok(())
+}
+
+#[test]
+fn wsgiref_answers() -> Result<(), Failure> {
+    answers(&servers::WSGIREF)
+}
+
+#[test]
+fn gunicorn_with_flask_answers() -> Result<(), Failure> {
+    answers(&servers::GUNICORN)
+}
+
+#[test]
+fn asyncio_answers() -> Result<(), Failure> {
+    answers(&servers::ASYNCIO)
+}
+
+#[test]
+fn no_two_clones_are_alike() -> Result<(), Failure> {
+    let Some(shop) = Shop::new("python")? else { return Ok(()) };
+    // The module as the image would have it.
+    let program = format!(
+        "import sys, types\nmodule = types.ModuleType('seuss')\nexec({:?}, module.__dict__)\nsys.modules['seuss'] = module\n{}",
+        include_str!("../../guest/sdk/python/seuss.py"),
+        include_str!("../programs/identity_server.py")
+    );
+    shop.capture("python", &["python3", "-c", &program])?;
+    let bodies = shop.ask(clones(), "who")?;
+    let who: Vec<Value> = bodies.iter().map(|body| serde_json::from_str(body)).collect::<Result<_, _>>().context("answers")?;
+    check(who.len() == clones(), || format!("{} answers", who.len()))?;
+    for key in ["getrandom", "uuid4", "ssl", "random", "hostname", "id"] {
+        let values: BTreeSet<String> = who.iter().map(|who| who[key].to_string()).collect();
+        check(values.len() == who.len(), || format!("{key}: {} different ones of {}", values.len(), who.len()))?;
+    }
+    for key in ["started", "answered", "generation"] {
+        let values: BTreeSet<String> = who.iter().map(|who| who[key].to_string()).collect();
+        check(values.len() == 1, || format!("{key}: {values:?}"))?;
+    }
+    let differs = who.iter().find(|who| who["answered"] != 1 || who["generation"] != 1);
+    Ok(check(differs.is_none(), || format!("{differs:?}"))?)
+}
