@@ -44,7 +44,16 @@ impl Shop {
     /// Takes a snapshot of a server that is ready.
     fn capture(&self, image: &str, words: &[&str]) -> Result<()> {
         let mut create = self.seussctl();
-        create.args(["snapshot", "create", "--ready", "--snapshot-name", "server", "--memory", "256M", "--rootfs"]);
+        create.args([
+            "snapshot",
+            "create",
+            "--ready",
+            "--snapshot-name",
+            "server",
+            "--memory",
+            "256M",
+            "--rootfs",
+        ]);
         command::output(create.arg(paths::rootfs(image)).arg("--").args(words))?;
         Ok(())
     }
@@ -99,11 +108,14 @@ fn no_two_clones_are_alike() -> Result<(), Failure> {
     );
     shop.capture("python", &["python3", "-c", &program])?;
     let bodies = shop.ask(clones(), "who")?;
-    let who: Vec<Value> = bodies.iter().map(|body| serde_json::from_str(body)).collect::<Result<_, _>>().context("answers")?;
+    let who: Vec<Value> =
+        bodies.iter().map(|body| serde_json::from_str(body)).collect::<Result<_, _>>().context("answers")?;
     check(who.len() == clones(), || format!("{} answers", who.len()))?;
     for key in ["getrandom", "uuid4", "ssl", "random", "hostname", "id"] {
         let values: BTreeSet<String> = who.iter().map(|who| who[key].to_string()).collect();
-        check(values.len() == who.len(), || format!("{key}: {} different ones of {}", values.len(), who.len()))?;
+        check(values.len() == who.len(), || {
+            format!("{key}: {} different ones of {}", values.len(), who.len())
+        })?;
     }
     for key in ["started", "answered", "generation"] {
         let values: BTreeSet<String> = who.iter().map(|who| who[key].to_string()).collect();

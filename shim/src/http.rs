@@ -79,8 +79,9 @@ impl Target {
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         let path = &self.path;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: seuss\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: seuss\r\nConnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes())?;
         let mut answer = vec![0; 1];
         stream.read_exact(&mut answer)?;

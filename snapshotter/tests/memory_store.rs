@@ -8,11 +8,14 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::sync::Arc;
 
 use daemon_support::Daemon;
 use seuss_snapshotter::memory::protocol::{Change, Entry, Fit, Refusal};
 use seuss_snapshotter::memory::{Client, ClientError};
-use seuss_snapshotter::snapshot::{CpuSet, Facts, ImageRef, Level, PAGE, Placed, Snapshot, Store};
+use seuss_snapshotter::snapshot::{
+    CpuSet, Facts, ImageRef, KeepWorkingSet, Level, PAGE, Placed, Snapshot, SnapshotId, Store, WorkPage,
+};
 
 fn facts(level: Level, key: &str) -> Facts {
     Facts {
@@ -125,6 +128,49 @@ async fn what_is_put_is_found_and_got() {
     assert_eq!(got.files.pages.metadata().unwrap().permissions().mode() & 0o777, 0o400);
     assert_eq!(got.entry.leases, 1);
     refused(client.get("00"), Refusal::NotFound, "00");
+}
+
+/// What is told of working sets.
+#[derive(Debug, Default)]
+struct Told(std::sync::Mutex<Vec<(SnapshotId, Vec<WorkPage>)>>);
+
+impl KeepWorkingSet for Told {
+    fn keep(&self, id: SnapshotId, pages: &[WorkPage]) {
+        self.0.lock().unwrap().push((id, pages.to_vec()));
+    }
+}
+
+#[tokio::test]
+async fn a_lineage_comes_with_its_working_set() {
+    let daemon = Daemon::start(&[]).await;
+    let (client, shop) = (connect(&daemon, ""), Workshop::new());
+    let base = shop.make(None, Level::Base, "python", 4, 1);
+    let function = shop.make(Some(&base), Level::Function, "app", 2, 2);
+    shop.put(&client, &base).unwrap();
+    shop.put(&client, &function).unwrap();
+    let id = function.id().to_string();
+    let told = Arc::new(Told::default());
+    let keeper: Arc<dyn KeepWorkingSet> = told.clone();
+    let lineage = client.lineage(&id, &keeper).unwrap();
+    let ids: Vec<_> = lineage.iter().map(Snapshot::id).collect();
+    assert_eq!(ids, [base.id(), function.id()], "the root first");
+    let leaf = lineage.last().unwrap();
+    assert_eq!(leaf.frame_map().unwrap(), function.frame_map().unwrap());
+    leaf.verify().unwrap();
+    assert!(leaf.working_set().is_empty());
+    assert_eq!(client.stat(&base.id().to_string()).unwrap().leases, 1, "all of it is leased");
+
+    // What a clone teaches goes to the keeper, which brings it to the store; the next lineage has it.
+    let page = WorkPage { pfn: 1, table: 9, index: 3 };
+    leaf.set_working_set(&[page]).unwrap();
+    let kept = std::mem::take(&mut *told.0.lock().unwrap());
+    assert_eq!(kept, [(function.id(), vec![page])]);
+    let mut triples = tempfile::tempfile().unwrap();
+    triples.write_all([1_u32, 9, 3].map(u32::to_le_bytes).as_flattened()).unwrap();
+    triples.rewind().unwrap();
+    client.working_set(&id, triples.as_fd()).unwrap();
+    let again = connect(&daemon, "").lineage(&id, &keeper).unwrap();
+    assert_eq!(again.last().unwrap().working_set(), [page]);
 }
 
 #[tokio::test]

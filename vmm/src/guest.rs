@@ -315,11 +315,7 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
             parent: Some(Arc::clone(origin.lineage())),
             pml4,
             shift,
-            learning: Some(Learning {
-                origin: Arc::clone(&origin),
-                looks_left: LEARN_LOOKS,
-                scout,
-            }),
+            learning: Some(Learning { origin: Arc::clone(&origin), looks_left: LEARN_LOOKS, scout }),
         },
     };
     launch(parts, timings, started)

@@ -48,6 +48,18 @@ fn a_signal_status_comes_out() {
     }
 }
 
+guest!(ready_twice: concat!(call!("18"), call!("18"), call!("1", "0")));
+
+#[test]
+fn readiness_is_told_once() {
+    if !kvm() {
+        return;
+    }
+    let started = start(config(), ready_twice()).expect("starts");
+    assert_eq!(started.event(), GuestEvent::Ready);
+    assert_eq!(started.event(), GuestEvent::Ended(Ok(WaitStatus::exited(0))), "whatever the guest says");
+}
+
 guest!(hello: concat!(
     "mov dword ptr [r14 + 0x300000], 0x6c6c6568\n mov dword ptr [r14 + 0x300004], 0x000a216f\n",
     segment!("0x100300000", "7"),

@@ -24,6 +24,8 @@ use crate::{metrics, netns, spec};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for a guest to start an exec.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a sandbox lives on after it was killed.
+const SANDBOX_ENDS_AFTER: Duration = Duration::from_millis(5);
 /// Exit status of a container that could not be started.
 const START_FAILED: u32 = 128;
 const SIGKILL: u32 = libc::SIGKILL as u32;
@@ -279,7 +281,7 @@ impl Container {
     ///
     /// # Errors
     /// [`TaskError`]; "not found" if the process has ended.
-    pub fn kill(&self, exec_id: Option<&str>, signo: u32, all: bool) -> Result<(), TaskError> {
+    pub fn kill(self: &Arc<Self>, exec_id: Option<&str>, signo: u32, all: bool) -> Result<(), TaskError> {
         let (guest, token) = {
             let mut state = self.lock();
             let id = exec_id.unwrap_or(&self.id).to_owned();
@@ -294,7 +296,8 @@ impl Container {
             match state.guest.clone().filter(|_| !is_starting || signo == SIGKILL) {
                 Some(guest) => (guest, token),
                 None if self.is_sandbox() => {
-                    self.signal_sandbox(&mut state, signo);
+                    drop(state);
+                    self.signal_sandbox(signo);
                     return Ok(());
                 }
                 // Its guest is just being started.
@@ -323,12 +326,22 @@ impl Container {
         }
     }
 
-    /// What Kubernetes' pause program does: it ends well on SIGINT and SIGTERM.
-    fn signal_sandbox(&self, state: &mut State, signo: u32) {
-        match signo as i32 {
-            libc::SIGINT | libc::SIGTERM => self.init_exited(state, 0),
-            _ if ends_by_default(signo) => self.init_exited(state, 128 + signo),
-            _ => {}
+    /// What Kubernetes' pause program does: it ends well on SIGINT and SIGTERM. As with a process, that takes a moment: containerd closes the connection when it hears of
+    /// the end, and the request that asked for it must have its answer by then.
+    fn signal_sandbox(self: &Arc<Self>, signo: u32) {
+        let status = match signo as i32 {
+            libc::SIGINT | libc::SIGTERM => 0,
+            _ if ends_by_default(signo) => 128 + signo,
+            _ => return,
+        };
+        let container = Arc::clone(self);
+        let end = move || container.init_exited(&mut container.lock(), status);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                tokio::time::sleep(SANDBOX_ENDS_AFTER).await;
+                end();
+            })),
+            Err(_) => end(),
         }
     }
 

@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 
 use super::run::{RunError, clone_process, event_loop, own_stdio};
 use super::timings::us;
-use crate::http::{Answer, Target};
 use crate::guest::{
     CloneConfig, Guest, GuestError, GuestEvent, GuestStats, Origin, ShellPool, StartTimings, Stdio,
     WaitStatus,
 };
+use crate::http::{Answer, Target};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,8 +108,9 @@ fn ask(number: usize, target: &Target, news: mpsc::UnboundedSender<News>) -> Res
     let target = target.clone();
     let asking = move || {
         let answer = target.get(PATIENCE).map_err(|error| format!("no answer: {error}"));
-        let answer =
-            answer.and_then(|answer| if answer.is_ok() { Ok(answer) } else { Err(format!("status: {}", answer.status)) });
+        let answer = answer.and_then(|answer| {
+            if answer.is_ok() { Ok(answer) } else { Err(format!("status: {}", answer.status)) }
+        });
         // The receiver lives until all have ended.
         let _ = news.send(News::Answer(number, answer));
     };
@@ -206,7 +207,8 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                     let ended_here = args.until_output || args.get.is_some();
                     let wanted = ended_here && first_output.is_some();
                     let unanswered = args.get.is_some() && first_output.is_none();
-                    let failed = (unanswered || status.shell_code() != 0 && !wanted).then(|| status.to_string());
+                    let failed =
+                        (unanswered || status.shell_code() != 0 && !wanted).then(|| status.to_string());
                     let (start, stats) = (guest.timings(), guest.stats());
                     runs.push(Run { start, stats, first_output, total: at - began, failed });
                 }

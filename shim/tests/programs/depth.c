@@ -24,10 +24,10 @@ int main(void) {
         int len = snprintf(request, sizeof request, "snapshot argument d%d", level);
         int device = open("/dev/seuss", O_RDWR);
         if (write(device, request, (size_t)len) != len) return 100;
-        char text[64] = { 0 };
-        if (read(device, text, sizeof text) <= 0) return 101;
+        char text[128] = { 0 };
+        if (read(device, text, sizeof text - 1) <= 0) return 101;
         close(device);
-        printf("level %d %s", level, text);
+        printf("level %d %.*s\n", level, (int)strcspn(text, "\n"), text);
         fflush(stdout);
         if (common[0] != (unsigned)level) return level * 10 + 1;
         for (int below = 1; below <= LEVELS; below++)

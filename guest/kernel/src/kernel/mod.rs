@@ -18,12 +18,12 @@ pub mod timers;
 
 use crate::errno::{Errno, Result};
 use crate::exec::vdso::Vdso;
+use crate::fs::snapshots::ID_BYTES;
 use crate::fs::{Env, Fs};
 use crate::machine::{Counters, Machine};
 use crate::mem::frames::{Frames, Gpa};
 use crate::mem::space::Space;
 use crate::net::Net;
-use crate::fs::snapshots::ID_BYTES;
 use crate::random::Random;
 use crate::task::futex::Futexes;
 use crate::task::process::{Pid, Process};
