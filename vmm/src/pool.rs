@@ -171,7 +171,8 @@ impl Drop for ShellPool {
 /// The pool's thread: fills it, and keeps it full if it is to be refilled. A failure is kept until somebody has seen it.
 fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
     shared.lock().tid = Some(thread::current_tid());
-    let mut may_hold = true;
+    // One that is wanted at once is not entered ahead: what earlier clones used is more than what the first answer needs.
+    let mut may_hold = refill;
     for made in 0.. {
         if made >= size && !refill {
             return;
