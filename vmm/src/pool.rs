@@ -173,7 +173,8 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
     shared.lock().tid = Some(thread::current_tid());
     // One that is wanted at once is not entered ahead: what earlier clones used is more than what the first answer needs.
     let mut may_hold = refill;
-    for made in 0.. {
+    let mut made = 0;
+    loop {
         if made >= size && !refill {
             return;
         }
@@ -193,7 +194,10 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
         let prepared = make(shared, origin, &mut may_hold);
         let mut state = shared.lock();
         match prepared {
-            Ok(prepared) => state.ready.extend(prepared),
+            Ok(prepared) => {
+                made += usize::from(prepared.is_some());
+                state.ready.extend(prepared);
+            }
             Err(error) => {
                 tracing::warn!(%error, snapshot = %origin.id(), "no virtual machine can be made ahead");
                 state.failed = Some(error);
