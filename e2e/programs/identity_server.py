@@ -14,6 +14,11 @@ except ImportError:
     # Under another runtime, or where the module is not in the image.
     seuss = None
 
+try:
+    from version import VERSION
+except ImportError:
+    VERSION = None
+
 STARTED = uuid.uuid4().hex
 answered = 0
 
@@ -35,6 +40,7 @@ def application(environ, start_response):
         environment = file.read().decode().split("\0")
     who = {
         "path": environ["PATH_INFO"],
+        "version": VERSION,
         "started": STARTED,
         "answered": answered,
         "generation": generation(),

@@ -212,6 +212,44 @@ fn a_warm_up_request_comes_first(node: &Containerd) -> Result<()> {
     first.remove()
 }
 
+/// A pod of image `image`, in Kubernetes namespace `namespace`.
+fn web<'n>(node: &'n Containerd, image: &str, name: &str, namespace: &str) -> Result<Pod<'n>> {
+    let image = node.import(image)?;
+    let mut sandbox = sandbox(node, name);
+    if let Some(metadata) = &mut sandbox.config.metadata {
+        metadata.namespace = namespace.into();
+    }
+    Pod::start(node, sandbox, &ContainerSpec::new("main", &image))
+}
+
+/// The first pod of another version of an application, in another namespace, goes on where the runtime had initialised; the second one where that version was ready. An image that
+/// changes the runtime boots.
+fn applications_over_one_runtime_share_its_base(node: &Containerd) -> Result<()> {
+    let first = web(node, "web", "first", "one")?;
+    // The base snapshot and the function's.
+    wait_for_snapshots(node, 2)?;
+    let other = web(node, "web2", "other", "two")?;
+    ensure!(restores(node)? == 1, "{} restores", restores(node)?);
+    wait_for_snapshots(node, 3)?;
+    let same = web(node, "web2", "same", "two")?;
+    let patched = web(node, "web-patched", "patched", "two")?;
+    let who = [first.who()?, other.who()?, same.who()?, patched.who()?];
+    let expected = [(1, 0, "first"), (2, 1, "other"), (2, 2, "same"), (3, 0, "patched")];
+    for (who, (version, generation, name)) in who.iter().zip(expected) {
+        ensure!(who["version"] == version && who["generation"] == generation, "{name}: {who:#}");
+        ensure!(who["hostname"] == name, "{name}: {who:#}");
+    }
+    ensure!(who[1]["started"] == who[2]["started"] && who[0]["started"] != who[1]["started"], "{who:#?}");
+    ensure!(restores(node)? == 2, "{} restores", restores(node)?);
+    let log = std::fs::read_to_string(node.log_path())?;
+    let refusal = log.lines().find(|line| line.contains("cannot start from a snapshot"));
+    ensure!(refusal.is_some_and(|line| line.contains("/usr/lib/python3.11")), "{refusal:?}");
+    for pod in [first, other, same, patched] {
+        pod.remove()?;
+    }
+    node.expect_clean(PATIENCE)
+}
+
 /// The daemon is killed: pods go on, its leases are taken again, and the next pod is restored as before.
 fn the_store_comes_back(node: &mut Containerd) -> Result<()> {
     let image = node.import("python")?;
@@ -253,6 +291,11 @@ macro_rules! cases {
             #[test]
             fn only_what_fits_is_restored() -> Result<(), Failure> {
                 run(&["python"], super::only_what_fits_is_restored)
+            }
+
+            #[test]
+            fn applications_over_one_runtime_share_its_base() -> Result<(), Failure> {
+                run(&["web", "web2", "web-patched"], super::applications_over_one_runtime_share_its_base)
             }
 
             #[test]

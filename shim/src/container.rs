@@ -6,12 +6,14 @@
 //!
 //! - [`prepare`]: from specification and mounts to what a guest needs;
 //! - [`process`]: one process, the first or an exec;
-//! - `requests`: what containerd asks of a container that exists.
+//! - `start`: the start of its guest and of execs;
+//! - `requests`: what else containerd asks of a container that exists.
 
 mod news;
 pub mod prepare;
 pub mod process;
 mod requests;
+mod start;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

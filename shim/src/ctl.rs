@@ -87,8 +87,9 @@ pub struct ConvertArgs {
         SEUSS_LAYERS  directory in which converted image layers are kept (default: seuss/layers in $XDG_CACHE_HOME or ~/.cache)"
 )]
 pub struct RunArgs {
-    /// Root file system: a directory, an OCI image layout (directory or tar archive, also `docker save`'s), or an EROFS image
-    #[arg(long, value_name = "PATH", required_unless_present = "from", conflicts_with = "from")]
+    /// Root file system: a directory, an OCI image layout (directory or tar archive, also `docker save`'s), or an EROFS image. With --from: that of another
+    /// application over the runtime of a base snapshot
+    #[arg(long, value_name = "PATH", required_unless_present = "from")]
     pub rootfs: Option<PathBuf>,
 
     /// Store of memory snapshots: the program may take some (/dev/seuss)
@@ -96,7 +97,7 @@ pub struct RunArgs {
     pub store: Option<PathBuf>,
 
     /// Go on from a snapshot of the store (name, id, or beginning of an id) instead of starting a program
-    #[arg(long, value_name = "SNAPSHOT", requires = "store", conflicts_with_all = ["program", "image", "env", "cwd", "user"])]
+    #[arg(long, value_name = "SNAPSHOT", requires = "store", conflicts_with_all = ["program", "env", "cwd", "user"])]
     pub from: Option<String>,
 
     /// Name of snapshots that the program takes without naming a key

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seuss_abi::ABI_VERSION;
-use seuss_abi::spec::ProcessSpec;
+use seuss_abi::spec::{InjectedFile, ProcessSpec};
 use seuss_snapshotter::memory::protocol::Fit;
 use seuss_snapshotter::snapshot::{Level, SnapshotId, Store};
 
@@ -75,8 +75,13 @@ impl Snapshots {
         let visit = Visit::connect(place.socket, place.tenant)?;
         let fit = fit()?;
         let usable = |lineage: &Arc<Lineage>| {
-            let same = lineage.leaf().manifest().images == subject.images;
-            let blobs = blobs().filter(|_| same)?;
+            let manifest = lineage.leaf().manifest();
+            let fits = match manifest.level {
+                // Of a runtime, over which others may lie.
+                Level::Base => subject.images.starts_with(&manifest.images),
+                Level::Function | Level::Argument => subject.images == manifest.images,
+            };
+            let blobs = blobs().filter(|_| fits)?;
             match Origin::over(Arc::clone(lineage), blobs) {
                 Ok(origin) => Some(origin),
                 Err(error) => {
@@ -85,14 +90,17 @@ impl Snapshots {
                 }
             }
         };
+        let bases = if policy.mode.at_base() { key::bases(subject) } else { Vec::new() };
         let mut origin = None;
-        for key in [&function] {
-            match visit.find(key, &fit) {
-                Ok(found) => origin = found.as_ref().and_then(usable),
-                Err(error) => tracing::warn!(key, %error, "a snapshot cannot be used"),
-            }
-            if origin.is_some() {
+        // Of several runtimes the one with more layers: more of the start is done.
+        let deepest_first: Vec<_> = bases.iter().rev().cloned().collect();
+        for keys in [std::slice::from_ref(&function), &deepest_first] {
+            if origin.is_some() || keys.is_empty() {
                 break;
+            }
+            match visit.find(keys, &fit) {
+                Ok(found) => origin = found.as_ref().and_then(usable),
+                Err(error) => tracing::warn!(?keys, %error, "a snapshot cannot be used"),
             }
         }
         let local = Arc::new(Store::in_memory()?);
@@ -101,7 +109,8 @@ impl Snapshots {
         let sink = SnapshotSink {
             store: local,
             images: subject.images.to_vec(),
-            keys: Keys::Derived { base: function.clone(), function },
+            base: origin.is_none() && !bases.is_empty(),
+            keys: Keys::Derived { bases, function },
             name: String::new(),
             command: subject.process.command_line(),
             terminal: subject.process.terminal,
@@ -134,12 +143,13 @@ impl Snapshots {
         self.sink.clone()
     }
 
-    /// What a clone is told: what differs from pod to pod.
+    /// What a clone of a snapshot of `level` is told: what differs from pod to pod. Before the program has looked at any mounted file, that is all of them.
     #[must_use]
-    pub fn identity(&self, process: &ProcessSpec) -> ProcessSpec {
+    pub fn identity(&self, process: &ProcessSpec, level: Level) -> ProcessSpec {
         let names = &self.policy.identity_env;
         let env = process.env.iter().filter(|entry| key::is_identity_env(entry, names));
-        let files = process.files.iter().filter(|file| key::is_identity_file(file));
+        let is_told = |file: &&InjectedFile| level == Level::Base || key::is_identity_file(file);
+        let files = process.files.iter().filter(is_told);
         ProcessSpec {
             args: process.args.clone(),
             hostname: process.hostname.clone(),

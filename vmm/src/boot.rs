@@ -62,13 +62,14 @@ pub(crate) fn seed() -> Result<[u8; 64], StartError> {
     filled.try_into().map_err(|_| StartError::Host { operation: "get random bytes", errno: libc::EIO })
 }
 
-/// Write kernel image, page tables, boot block, clock, control page and the first process' description.
+/// Write kernel image, page tables, boot block, clock, control page and the first process' description; with `base`, for a guest that takes a base snapshot.
 pub(crate) fn load(
     memory: &Memory,
     kernel: &KernelImage,
     features: &CpuFeatures,
     clock: &GuestClock,
     spec: &[u8],
+    base: bool,
 ) -> Result<Loaded, StartError> {
     let private_bytes = memory.private().len_bytes();
     let too_little = || StartError::TooLittleMemory {
@@ -76,7 +77,7 @@ pub(crate) fn load(
         minimum_bytes: private_bytes + LARGE_PAGE_SIZE,
     };
     kernel.load(memory).ok_or_else(too_little)?;
-    let tables = page_table::build(memory, kernel).map_err(|_| too_little())?;
+    let tables = page_table::build(memory, kernel, base).map_err(|_| too_little())?;
     let reserved_bytes = tables.end().0 - PRIVATE_GPA;
     debug_assert!(reserved_bytes.is_multiple_of(PAGE_SIZE));
     let boot = BootBlock {
@@ -95,6 +96,7 @@ pub(crate) fn load(
         layer_count: 0,
         layers: [LayerWindow::default(); LAYERS_MAX],
         hold: 0,
+        base: base.into(),
     };
     let comm = memory.comm();
     let at = |offset: u64| Gpa(COMM_GPA + offset);

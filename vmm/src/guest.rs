@@ -241,7 +241,8 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
     let tsc_khz = shell.tsc_khz().unwrap_or_else(measure_tsc_khz);
     let clock = GuestClock::new(Sample::take(), tsc_khz);
     let features = &shell.hypervisor().features;
-    let loaded = timed(&mut timings.load, || boot::load(&memory, &kernel, features, &clock, &spec))?;
+    let base = snapshots.as_ref().is_some_and(|sink| sink.base);
+    let loaded = timed(&mut timings.load, || boot::load(&memory, &kernel, features, &clock, &spec, base))?;
     let machine = shell.fill(memory, loaded.pml4, &mut timings)?;
     shared.counters.limit_bytes.set(private_bytes);
     shared.counters.used_bytes.set(loaded.reserved_bytes);
@@ -262,6 +263,7 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
             shift: TimeShift::default(),
             generation: 0,
             learning: None,
+            base_is_due: base,
         },
     };
     launch(parts, timings, started)
@@ -316,6 +318,7 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
             pml4,
             shift,
             learning: Some(Learning { origin: Arc::clone(&origin), looks_left: LEARN_LOOKS, scout }),
+            base_is_due: false,
         },
     };
     launch(parts, timings, started)

@@ -60,6 +60,7 @@ fn origin(dir: &Path, code: Vec<u8>) -> Arc<Origin> {
         store: Arc::clone(&store),
         images: Vec::new(),
         keys: Keys::AsNamed,
+        base: false,
         name: "test".into(),
         command: "test".into(),
         terminal: false,

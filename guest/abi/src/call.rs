@@ -81,8 +81,11 @@ pub enum Op {
     /// The IPv4 routes of the network namespace: returns how many bytes of text are in the payload, whole lines of /proc/net/route (proc_pid_net(5)) without
     /// its head, as many as fit; or -errno.
     Routes = 19,
+    /// This guest, which was booted with [`crate::comm::BootBlock::base`], takes no base snapshot: what it does from now on is not its runtime's alone. Returns 0.
+    NoBase = 20,
     /// Take a snapshot of this guest, which is parked: all that a restore needs is in memory, and a restore enters at
-    /// [`crate::layout::ENTRY_BOOT`]. The capture area holds the class of every frame ([`crate::snapshot`]). `args = [level, gpa of the key, its length]`.
+    /// [`crate::layout::ENTRY_BOOT`]. The capture area holds the class of every frame ([`crate::snapshot`]). `args = [level, gpa of the key, its length, how many of the
+    /// images it builds on (the lowest; 0: all)]`: fewer than all only for the base snapshot that a guest takes by itself, once.
     /// Returns 0 when the snapshot exists, and the guest goes on as it is; or -errno (-EOPNOTSUPP: nobody keeps snapshots here).
     Capture = 32,
     /// This clone was entered ahead of time ([`crate::comm::BootBlock::hold`]) and has read what it was told to. Returns 0 when it is wanted: from then on boot
@@ -114,6 +117,7 @@ impl Op {
             17 => Self::Interfaces,
             18 => Self::Ready,
             19 => Self::Routes,
+            20 => Self::NoBase,
             32 => Self::Capture,
             33 => Self::Hold,
             _ => return None,

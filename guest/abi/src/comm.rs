@@ -93,7 +93,7 @@ pub struct BootBlock {
     /// EROFS windows.
     pub images: [ImageWindow; IMAGE_WINDOWS_MAX],
     /// 0: this is a boot. Otherwise memory is that of a snapshot, and this is how often its lineage has been restored, this time
-    /// included. Of the fields above only `magic`, `abi_version`, `spec_len_bytes` and `seed` then tell something new.
+    /// included. Of the fields above only `magic`, `abi_version`, `spec_len_bytes`, `seed` and, in a clone of a base snapshot, `images` then tell something new.
     pub generation: u64,
     /// Number of valid entries in `layers`, base first.
     pub layer_count: u64,
@@ -102,6 +102,9 @@ pub struct BootBlock {
     /// Not 0: this clone is entered ahead of time. It reads what the first `hold - 1` words of the capture area name ([`Touch`]), makes the call
     /// [`crate::call::Op::Hold`], and reads this block again. Until then nothing in it but `magic`, `abi_version`, `pml4_gpa` and `hold` is valid.
     pub hold: u64,
+    /// Not 0: this guest boots, and takes a base snapshot when its program is about to look at what is not its runtime's ([`crate::call::Op::Capture`]), or says that it
+    /// does not ([`crate::call::Op::NoBase`]).
+    pub base: u64,
 }
 
 /// What a clone that is entered ahead of time shall do, so that the host's page tables have what it will use: one word.

@@ -31,6 +31,8 @@ pub const LAYERS_MAX: usize = 120;
 /// Read-only windows of the root file system's EROFS blobs, base layer first, each at a multiple of
 /// [`LARGE_PAGE_SIZE`]. The last byte lies below [`PHYSICAL_END`].
 pub const IMAGE_GPA: u64 = 0x60_0000_0000;
+/// How much of the image windows the direct map covers at least in a guest that takes a base snapshot: its clones may have other images, up to this size together.
+pub const IMAGES_BYTES_MAPPED: u64 = 4 << 30;
 /// End of guest-physical space: 512 GiB, one top-level page-table entry of the direct map.
 pub const PHYSICAL_END: u64 = 0x80_0000_0000;
 /// Largest number of EROFS blobs in one root file system.

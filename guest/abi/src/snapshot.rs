@@ -17,6 +17,8 @@ pub const FRAMES_MAX: u64 = crate::comm::CAPTURE_SIZE * 4;
 
 /// Levels of a snapshot: base, function, argument.
 pub const LEVELS: u64 = 3;
+/// The base level.
+pub const LEVEL_BASE: u64 = 0;
 
 /// In a leaf entry that points at a layer: the page was writable when it was captured, and its only reference was this entry. The bit is
 /// ignored by the CPU (SDM vol. 3, 4.5.4).

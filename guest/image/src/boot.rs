@@ -71,7 +71,8 @@ pub(crate) extern "C" fn boot() -> *mut Context {
         threads_max: if spec.nproc == 0 { THREADS_MAX_DEFAULT } else { spec.nproc as usize },
         memory_bytes: block.private_bytes,
     };
-    let boot = Boot { machine, frames, seed: block.seed, images: windows, vdso: VDSO, config };
+    let base = block.base != 0;
+    let boot = Boot { machine, frames, seed: block.seed, images: windows, vdso: VDSO, base, config };
     let kernel = Kernel::boot(boot, &spec);
     KERNEL.0.get_or_init(|| kernel).on_boot()
 }
@@ -100,7 +101,8 @@ fn restore(kernel: &Kernel, block: &BootBlock) -> *mut Context {
     kernel.machine.read_mailbox(&mut blob);
     let spec = ProcessSpec::decode(&blob).unwrap_or_else(|error| panic!("{error}"));
     let layers = &block.layers[..(block.layer_count as usize).min(LAYERS_MAX)];
-    kernel.on_restore(&Restored { generation: block.generation, seed: block.seed, layers, spec })
+    let images = &block.images[..(block.image_count as usize).min(IMAGE_WINDOWS_MAX)];
+    kernel.on_restore(&Restored { generation: block.generation, seed: block.seed, layers, images, spec })
 }
 
 /// A system call: 1 by the instruction, 0 by a patched site.

@@ -5,29 +5,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use super::process::{NotStarted, Process};
+use super::process::Process;
+use super::start::pin;
 use super::{Container, State, now_exit};
 use crate::cgroup::Version;
 use crate::error::TaskError;
 use crate::events::Event;
-use crate::guest::{CloneConfig, GuestConfig, GuestControl, GuestError, RequestError, StartError};
-use crate::io::{Owner, ProcessIo, StdioNames};
+use crate::guest::{GuestControl, RequestError};
+use crate::io::StdioNames;
 use crate::lifecycle::{self, Exit, KillEffect, Refused, ends_by_default};
 use crate::oci::{Process as OciProcess, Resources};
-use crate::snapshots::{Beginning, Snapshots};
 use crate::spec::Role;
-use crate::{metrics, netns, spec};
+use crate::{metrics, spec};
 
-/// Longest wait for a guest to come up and start its first process.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest wait for a guest to start an exec.
-const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a sandbox lives on after it was killed.
 const SANDBOX_ENDS_AFTER: Duration = Duration::from_millis(5);
 /// Exit status of a container that could not be started.
-const START_FAILED: u32 = 128;
+pub(super) const START_FAILED: u32 = 128;
 const SIGKILL: u32 = libc::SIGKILL as u32;
 
 /// State of a process, for containerd.
@@ -53,202 +47,6 @@ pub struct Pid {
 }
 
 impl Container {
-    /// Starts the container's guest, or, with `exec_id`, an exec. Returns the pid.
-    ///
-    /// # Errors
-    /// [`TaskError`]. The process counts as ended then, and can be deleted.
-    pub async fn start(self: &Arc<Self>, exec_id: Option<&str>) -> Result<u32, TaskError> {
-        match exec_id {
-            Some(exec_id) => self.start_exec(exec_id).await,
-            None => self.start_init().await,
-        }
-    }
-
-    async fn start_init(self: &Arc<Self>) -> Result<u32, TaskError> {
-        let (config, cpus, started) = {
-            let mut state = self.lock();
-            state.init.lifecycle.begin_start().map_err(|source| self.refused(source))?;
-            let stdio = state.init.io.take_stdio();
-            let Some((plan, prepared)) = state.plan.take() else {
-                // A sandbox: it "runs" from now on.
-                state.init.lifecycle.started();
-                self.shared.events.push(Event::Start { id: self.id.clone(), pid: state.init.pid });
-                return Ok(state.init.pid);
-            };
-            let (sender, started) = oneshot::channel();
-            state.init.starting = Some(sender);
-            let config = GuestConfig {
-                memory_bytes: plan.memory_bytes,
-                images: prepared.images,
-                process: plan.process,
-                stdio,
-                name: self.id.clone(),
-                snapshots: state.snapshots.as_ref().map(Snapshots::sink),
-            };
-            (config, plan.cpu.cpus, started)
-        };
-        let program = config
-            .process
-            .args
-            .first()
-            .map(|arg| String::from_utf8_lossy(arg).into_owned())
-            .unwrap_or_default();
-        let container = Arc::clone(self);
-        let launched = crate::service::blocking(move || container.launch(config, &cpus)).await;
-        if let Err(error) = launched.and_then(|launched| launched) {
-            self.lock().init.start_failed(now_exit(START_FAILED), None);
-            return Err(error);
-        }
-        match tokio::time::timeout(START_TIMEOUT, started).await {
-            Ok(Ok(Ok(()))) => Ok(self.pid()),
-            Ok(Ok(Err(NotStarted::Guest(error)))) => Err(not_started(error, program)),
-            Ok(Ok(Err(NotStarted::Errno(_) | NotStarted::Killed)) | Err(_)) => {
-                Err(TaskError::Ended { id: self.id.clone() })
-            }
-            Err(_) => {
-                let guest = self.lock().guest.clone();
-                if let Some(guest) = guest {
-                    guest.stop();
-                }
-                Err(TaskError::Silent { id: self.id.clone(), seconds: START_TIMEOUT.as_secs() })
-            }
-        }
-    }
-
-    /// Starts the guest. Blocks.
-    fn launch(self: &Arc<Self>, config: GuestConfig, cpus: &str) -> Result<(), TaskError> {
-        let guest = netns::run_in(&self.network, || self.start_guest(config))??;
-        self.place_thread(guest.tid(), cpus);
-        let mut state = self.lock();
-        state.init.pid = guest.tid();
-        state.guest = Some(Arc::clone(&guest));
-        if let Err(error) = self.write_record(&state) {
-            tracing::warn!(%error, "the record of the container has an old pid");
-        }
-        for event in std::mem::take(&mut state.early_news) {
-            self.take(&mut state, event);
-        }
-        let early_signals = std::mem::take(&mut state.init.early_signals);
-        drop(state);
-        for (signo, all) in early_signals {
-            if let Err(error) = deliver(&*guest, 0, signo, all) {
-                tracing::warn!(%error, signo, "a signal that came during the start is lost");
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts from a snapshot if there is one that fits, else from the beginning.
-    fn start_guest(self: &Arc<Self>, config: GuestConfig) -> Result<Arc<dyn GuestControl>, StartError> {
-        let beginning = self.lock().snapshots.as_mut().and_then(Snapshots::take_beginning);
-        if let Some(beginning) = beginning {
-            let snapshot = beginning.origin.id();
-            match self.restore(&config, beginning) {
-                Ok(guest) => {
-                    tracing::info!(id = self.id, %snapshot, "restored from a snapshot");
-                    return Ok(guest);
-                }
-                Err(error) => {
-                    tracing::warn!(id = self.id, %snapshot, %error, "cannot start from a snapshot; booting");
-                    if let Some(snapshots) = &mut self.lock().snapshots {
-                        snapshots.boots();
-                    }
-                }
-            }
-        }
-        self.shared.hypervisor.start(config, self.sink())
-    }
-
-    fn restore(
-        self: &Arc<Self>,
-        config: &GuestConfig,
-        beginning: Beginning,
-    ) -> Result<Arc<dyn GuestControl>, StartError> {
-        let host = |operation, error: std::io::Error| StartError::Host {
-            operation,
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        };
-        // If this fails, the container boots with the others.
-        let stdio =
-            config.stdio.try_clone().map_err(|error| host("duplicate the standard descriptors", error))?;
-        let process = self.lock().snapshots.as_ref().map(|snapshots| snapshots.identity(&config.process));
-        if let Some(pool) = &beginning.pool {
-            pool.wait()?;
-        }
-        let clone = CloneConfig {
-            origin: beginning.origin,
-            process: process.unwrap_or_default(),
-            stdio,
-            name: config.name.clone(),
-            snapshots: config.snapshots.clone(),
-            pool: beginning.pool,
-        };
-        self.shared.hypervisor.restore(clone, self.sink())
-    }
-
-    /// Puts the vCPU thread where the container's CPU limits apply.
-    fn place_thread(&self, tid: u32, cpus: &str) {
-        let group = self.lock().group.clone();
-        if let Some(group) = group
-            && let Err(error) = group.add_thread(tid)
-        {
-            tracing::warn!(%error, "the container runs outside its control group");
-        }
-        if let Err(error) = pin(tid, cpus) {
-            tracing::warn!(%error, cpus, "cannot keep the container on its processors");
-        }
-    }
-
-    async fn start_exec(&self, exec_id: &str) -> Result<u32, TaskError> {
-        let (guest, token, process_spec, stdio, started, pid) = {
-            let mut state = self.lock();
-            state.init.lifecycle.can_exec().map_err(|source| self.refused(source))?;
-            let guest = state.guest.clone().ok_or_else(|| TaskError::Ended { id: self.id.clone() })?;
-            let pid = guest.tid();
-            let process = self.exec_mut(&mut state, exec_id)?;
-            process
-                .lifecycle
-                .begin_start()
-                .map_err(|source| TaskError::Refused { id: exec_id.to_owned(), source })?;
-            let owner = Owner { namespace: &self.shared.namespace, id: &self.id };
-            match ProcessIo::open(&process.names, owner) {
-                Ok(io) => process.io = io,
-                Err(error) => {
-                    process.start_failed(now_exit(START_FAILED), None);
-                    return Err(error.into());
-                }
-            }
-            let (sender, started) = oneshot::channel();
-            process.starting = Some(sender);
-            process.pid = pid;
-            let stdio = process.io.take_stdio();
-            (guest, process.token, process.spec.take().unwrap_or_default(), stdio, started, pid)
-        };
-        let program = process_spec
-            .args
-            .first()
-            .map(|arg| String::from_utf8_lossy(arg).into_owned())
-            .unwrap_or_default();
-        if let Err(source) = guest.exec(token, process_spec, stdio) {
-            self.fail_exec(exec_id);
-            return Err(TaskError::Request { id: exec_id.to_owned(), source });
-        }
-        match tokio::time::timeout(EXEC_TIMEOUT, started).await {
-            Ok(Ok(Ok(()))) => Ok(pid),
-            Ok(Ok(Err(NotStarted::Errno(errno)))) => Err(TaskError::ExecFailed { program, errno }),
-            Ok(Ok(Err(NotStarted::Guest(_) | NotStarted::Killed)) | Err(_)) => {
-                Err(TaskError::Ended { id: self.id.clone() })
-            }
-            Err(_) => Err(TaskError::Silent { id: self.id.clone(), seconds: EXEC_TIMEOUT.as_secs() }),
-        }
-    }
-
-    fn fail_exec(&self, exec_id: &str) {
-        if let Some(process) = self.lock().execs.get_mut(exec_id) {
-            process.start_failed(now_exit(START_FAILED), None);
-        }
-    }
-
     /// Adds an exec, not started yet.
     ///
     /// # Errors
@@ -564,12 +362,16 @@ impl Container {
         }
     }
 
-    fn exec_mut<'s>(&self, state: &'s mut State, exec_id: &str) -> Result<&'s mut Process, TaskError> {
+    pub(super) fn exec_mut<'s>(
+        &self,
+        state: &'s mut State,
+        exec_id: &str,
+    ) -> Result<&'s mut Process, TaskError> {
         let missing = || TaskError::NoExec { id: self.id.clone(), exec_id: exec_id.to_owned() };
         state.execs.get_mut(exec_id).ok_or_else(missing)
     }
 
-    fn refused(&self, source: Refused) -> TaskError {
+    pub(super) fn refused(&self, source: Refused) -> TaskError {
         TaskError::Refused { id: self.id.clone(), source }
     }
 
@@ -583,55 +385,17 @@ impl Container {
     }
 }
 
-fn not_started(error: GuestError, program: String) -> TaskError {
-    match error {
-        GuestError::NotStarted { errno, message } => TaskError::NotStarted { program, errno, message },
-        error => TaskError::GuestFailed { error },
-    }
-}
-
 /// SIGKILL to the first process ends the container, as it does where that is pid 1 of a namespace: without asking the guest, which may
 /// not be able to answer.
-fn deliver(guest: &dyn GuestControl, token: u32, signo: u32, all: bool) -> Result<(), RequestError> {
+pub(super) fn deliver(
+    guest: &dyn GuestControl,
+    token: u32,
+    signo: u32,
+    all: bool,
+) -> Result<(), RequestError> {
     if signo == SIGKILL && (token == 0 || all) {
         guest.stop();
         return Ok(());
     }
     guest.signal(token, signo, all)
-}
-
-/// Keeps thread `tid` on the processors of a list like `0-3,7`; an empty list changes nothing.
-fn pin(tid: u32, cpus: &str) -> std::io::Result<()> {
-    if cpus.trim().is_empty() {
-        return Ok(());
-    }
-    let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a list of processors");
-    let mut set = rustix::thread::CpuSet::new();
-    for range in cpus.trim().split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let parse =
-            |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < rustix::thread::CpuSet::MAX_CPU);
-        let (first, last) = (parse(first).ok_or_else(invalid)?, parse(last).ok_or_else(invalid)?);
-        for cpu in first..=last {
-            set.set(cpu);
-        }
-    }
-    let tid = i32::try_from(tid).ok().and_then(rustix::thread::Pid::from_raw);
-    rustix::thread::sched_setaffinity(tid, &set)?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processor_lists() {
-        let tid = rustix::thread::gettid().as_raw_pid() as u32;
-        assert!(pin(tid, "").is_ok());
-        assert!(pin(tid, "0").is_ok());
-        for bad in ["x", "0-", "99999", "1-2-3"] {
-            assert!(pin(tid, bad).is_err(), "{bad}");
-        }
-    }
 }

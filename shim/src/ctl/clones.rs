@@ -12,13 +12,14 @@ use serde_json::json;
 use seuss_snapshotter::snapshot::Store;
 use tokio::sync::mpsc;
 
-use super::run::{RunError, clone_process, event_loop, own_stdio};
+use super::run::{RunError, clone_process, event_loop, open_origin, own_stdio};
 use super::timings::us;
 use crate::guest::{
     CloneConfig, Guest, GuestError, GuestEvent, GuestStats, Origin, ShellPool, StartTimings, Stdio,
     WaitStatus,
 };
 use crate::http::{Answer, Target};
+use crate::image::RootImage;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +50,14 @@ pub struct CloneArgs {
     /// Ask each clone for a page (one GET on this machine), print the answer's body, and end the clone; for servers, one at a time
     #[arg(long, value_name = "PORT/PATH", conflicts_with_all = ["until_output", "at_once"])]
     pub get: Option<Target>,
+
+    /// Root file system of another application over the runtime of a base snapshot
+    #[arg(long, value_name = "PATH")]
+    pub rootfs: Option<PathBuf>,
+
+    /// Which image, by name, if the archive holds several
+    #[arg(long, value_name = "NAME", requires = "rootfs")]
+    pub image: Option<String>,
 
     /// Drop what the clones print
     #[arg(short, long)]
@@ -125,7 +134,9 @@ fn ask(number: usize, target: &Target, news: mpsc::UnboundedSender<News>) -> Res
 pub fn run(args: &CloneArgs) -> Result<u8, RunError> {
     let store = Store::open(&args.store)?;
     let opening = Instant::now();
-    let origin = Origin::open(&store, store.resolve(&args.snapshot)?)?;
+    let open_image = |rootfs: &PathBuf| RootImage::open(rootfs, args.image.as_deref(), None);
+    let image = args.rootfs.as_ref().map(open_image).transpose()?;
+    let (origin, _) = open_origin(&store, &args.snapshot, image.as_ref())?;
     let open = opening.elapsed();
     let began = Instant::now();
     let runs = event_loop()?.block_on(run_all(args, &origin))?;

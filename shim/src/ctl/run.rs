@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use seuss_abi::spec::{InjectedFile, ProcessSpec};
 use seuss_snapshotter::rootfs::{BlobCache, RootfsError};
-use seuss_snapshotter::snapshot::{SnapshotError, Store};
+use seuss_snapshotter::snapshot::{ImageRef, SnapshotError, Store};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::timings::{Timings, us};
 use super::{EXIT_FAILURE, RunArgs};
 use crate::guest::{
-    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, ImageBlob, Keys, Origin, OriginError,
+    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, ImageBlob, Keys, Lineage, Origin, OriginError,
     RequestError, SnapshotSink, StartError, Stdio, WaitStatus,
 };
 use crate::image::{ImageError, RootImage};
@@ -154,7 +154,7 @@ pub(super) fn boot_config(
     timings: &mut Timings,
 ) -> Result<GuestConfig, RunError> {
     let began = Instant::now();
-    let image = open_image(args)?;
+    let image = open_image(args, args.rootfs.as_deref().unwrap_or(Path::new(".")))?;
     timings.rootfs_us = us(began.elapsed());
     timings.rootfs_bytes = image.len_bytes();
     let checking = Instant::now();
@@ -185,6 +185,20 @@ fn sink(
     terminal: bool,
 ) -> Result<SnapshotSink, RunError> {
     let store = Arc::new(Store::open(dir)?);
+    let known = keep_images(&store, images)?;
+    Ok(SnapshotSink {
+        store,
+        images: known,
+        keys: Keys::AsNamed,
+        base: false,
+        name: args.snapshot_name.clone(),
+        command,
+        terminal,
+    })
+}
+
+/// Bring `images` to the store.
+fn keep_images(store: &Store, images: &[ImageBlob]) -> Result<Vec<ImageRef>, RunError> {
     let mut known = Vec::with_capacity(images.len());
     for image in images {
         let file = image
@@ -193,14 +207,27 @@ fn sink(
             .map_err(|source| RunError::Host { operation: "duplicate an image's descriptor", source })?;
         known.push(store.add_image(&file.into(), image.len_bytes)?);
     }
-    Ok(SnapshotSink {
-        store,
-        images: known,
-        keys: Keys::AsNamed,
-        name: args.snapshot_name.clone(),
-        command,
-        terminal,
-    })
+    Ok(known)
+}
+
+/// Snapshot `name` of `store`, over the root file system `image` instead of its own, if it is that of another application over the runtime of a base snapshot.
+pub(super) fn open_origin(
+    store: &Store,
+    name: &str,
+    image: Option<&RootImage>,
+) -> Result<(Arc<Origin>, Vec<ImageRef>), RunError> {
+    let id = store.resolve(name)?;
+    let Some(image) = image else {
+        let origin = Origin::open(store, id)?;
+        let images = origin.manifest().images.clone();
+        return Ok((origin, images));
+    };
+    let lineage = Lineage::open(store, id)?;
+    let images = keep_images(store, &image.blobs()?)?;
+    if !images.starts_with(&lineage.leaf().manifest().images) {
+        return Err(OriginError::Images { id }.into());
+    }
+    Ok((Origin::over(lineage, image.blobs()?)?, images))
 }
 
 /// A guest that goes on from a snapshot.
@@ -208,13 +235,15 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
     let began = Instant::now();
     let dir = args.store.as_deref().unwrap_or(Path::new("."));
     let store = Arc::new(Store::open(dir)?);
-    let origin = Origin::open(&store, store.resolve(name)?)?;
+    let image = args.rootfs.as_deref().map(|rootfs| open_image(args, rootfs)).transpose()?;
+    let (origin, images) = open_origin(&store, name, image.as_ref())?;
     timings.rootfs_us = us(began.elapsed());
     let manifest = origin.manifest();
     let snapshots = SnapshotSink {
         store,
-        images: manifest.images.clone(),
+        images,
         keys: Keys::AsNamed,
+        base: false,
         name: args.snapshot_name.clone(),
         command: manifest.command.clone(),
         terminal: manifest.terminal,
@@ -238,8 +267,7 @@ pub(super) fn clone_process(hostname: &str) -> ProcessSpec {
     }
 }
 
-fn open_image(args: &RunArgs) -> Result<RootImage, RunError> {
-    let rootfs = args.rootfs.as_deref().unwrap_or(Path::new("."));
+fn open_image(args: &RunArgs, rootfs: &Path) -> Result<RootImage, RunError> {
     let cache = match cache_dir(args).filter(|_| rootfs.is_file() || rootfs.join("oci-layout").is_file()) {
         Some(dir) => Some(BlobCache::open(&dir).map_err(|source| RunError::Cache { source })?),
         None => None,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -65,6 +66,10 @@ pub struct CreateArgs {
     /// Take it when the program waits for connections and nothing else runs
     #[arg(long, conflicts_with = "after_ms")]
     pub ready: bool,
+
+    /// Before, take a base snapshot: when the program is about to look at what is not its runtime's, as a pod's does. It is named NAME-base
+    #[arg(long)]
+    pub base: bool,
 
     /// Level of a snapshot that is taken after a time, or when the program is ready
     #[arg(long, value_enum, default_value = "function")]
@@ -134,10 +139,12 @@ pub fn run(command: &SnapshotCommand) -> Result<u8, RunError> {
 
 fn create(args: &CreateArgs) -> Result<(), RunError> {
     let mut timings = Timings::default();
-    let config = boot_config(&args.run, false, &mut timings)?;
-    if config.snapshots.is_none() {
+    let mut config = boot_config(&args.run, false, &mut timings)?;
+    let Some(sink) = &mut config.snapshots else {
         return Err(RunError::NotTaken("--store DIR is needed".into()));
-    }
+    };
+    sink.base = args.base;
+    let store = Arc::clone(&sink.store);
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let (is_ready, mut ready) = mpsc::unbounded_channel();
     let guest = Guest::start(config, move |event| match event {
@@ -162,7 +169,13 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
         let mut asked = after.is_none();
         loop {
             tokio::select! {
-                outcome = outcomes.recv() => break outcome,
+                outcome = outcomes.recv() => match outcome {
+                    Some(Ok(id)) if args.base && is_base(&store, id) => {
+                        println!("{id}");
+                        continue;
+                    }
+                    other => break other,
+                },
                 () = &mut timer, if !asked => asked = true,
                 Some(()) = ready.recv(), if args.ready => {}
             }
@@ -180,6 +193,10 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
         Some(Err(reason)) => Err(RunError::NotTaken(reason)),
         None => Err(RunError::NotTaken("the guest is gone".into())),
     }
+}
+
+fn is_base(store: &Store, id: SnapshotId) -> bool {
+    store.snapshot(id).is_ok_and(|snapshot| snapshot.manifest().level == Level::Base)
 }
 
 fn now_ns() -> u64 {

@@ -84,12 +84,17 @@ pub fn function(subject: &Subject<'_>) -> String {
 
 /// The key of base snapshots, taken when nothing but the first `runtime_layers` of the root file system has been looked at. The contents of mounted
 /// files do not count: a clone gets its own.
-#[must_use]
-pub fn base(subject: &Subject<'_>, runtime_layers: usize) -> String {
+fn base(subject: &Subject<'_>, runtime_layers: usize) -> String {
     let images = subject.images.get(..runtime_layers).unwrap_or(subject.images);
     let mut fields = fields(subject, images);
     fields.list(subject.process.files.iter().map(|file| file.path.as_slice()));
     fields.key("base")
+}
+
+/// The keys of base snapshots over the lowest image, the two lowest, and so on: all that leave an image above the runtime's.
+#[must_use]
+pub fn bases(subject: &Subject<'_>) -> Vec<String> {
+    (1..subject.images.len()).map(|runtime_layers| base(subject, runtime_layers)).collect()
 }
 
 fn fields(subject: &Subject<'_>, images: &[ImageRef]) -> Fields {
@@ -141,7 +146,7 @@ mod tests {
             memory_bytes: 1 << 20,
             identity_env: &identity_env,
         };
-        [base(&subject, 1), function(&subject)]
+        [bases(&subject)[0].clone(), function(&subject)]
     }
 
     #[test]

@@ -40,6 +40,12 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Whether base snapshots are taken and used.
+    #[must_use]
+    pub fn at_base(self) -> bool {
+        self == Self::Auto
+    }
+
     /// Whether a snapshot is taken when the program is ready.
     #[must_use]
     pub fn at_readiness(self) -> bool {

@@ -115,8 +115,8 @@ impl Visit {
     ///
     /// # Errors
     /// [`SessionError`]: it was found, but cannot be used.
-    pub fn find(&self, key: &str, fit: &Fit) -> Result<Option<Arc<Lineage>>, SessionError> {
-        let Some(entry) = self.client.find(&[key.to_owned()], fit)? else { return Ok(None) };
+    pub fn find(&self, keys: &[String], fit: &Fit) -> Result<Option<Arc<Lineage>>, SessionError> {
+        let Some(entry) = self.client.find(keys, fit)? else { return Ok(None) };
         let keeper: Arc<dyn KeepWorkingSet> = Arc::new(self.jobs.clone());
         Ok(Some(Lineage::of(self.client.lineage(&entry.id, &keeper)?)?))
     }
@@ -140,6 +140,7 @@ impl Visit {
             local,
             lineage: origin,
             retry: RETRY.0,
+            leftover: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("snapshots".to_owned()).spawn(move || worker.run());
         thread.map_err(|source| SessionError::Host { operation: "start a thread", source })?;
@@ -178,6 +179,8 @@ struct Worker {
     /// What the guest builds on, as the store has it.
     lineage: Option<Arc<Lineage>>,
     retry: Duration,
+    /// Local snapshots that are not needed, but for their children.
+    leftover: Vec<SnapshotId>,
 }
 
 impl Worker {
@@ -282,9 +285,19 @@ impl Worker {
         {
             tracing::debug!(%error, "the guest has ended meanwhile");
         }
-        if let Err(error) = self.local.remove(id, false) {
-            tracing::warn!(snapshot = %id, %error, "the local files of a snapshot are not removed");
+        self.leftover.push(id);
+        // A child that was taken meanwhile keeps its parent's files until it is brought, too: the youngest goes first.
+        let mut left: Vec<_> = std::mem::take(&mut self.leftover);
+        while let Some(id) = left.pop() {
+            match self.local.remove(id, false) {
+                Ok(_) => {}
+                Err(SnapshotError::HasChildren { .. }) => self.leftover.push(id),
+                Err(error) => {
+                    tracing::warn!(snapshot = %id, %error, "the local files of a snapshot are not removed");
+                }
+            }
         }
+        self.leftover.reverse();
     }
 
     fn tell_working_set(&mut self, id: SnapshotId, pages: &[WorkPage]) {

@@ -4,7 +4,10 @@
 //! would otherwise fault once more to set them. After the first entry only the guest writes page tables (a shadow MMU
 //! does not see the VMM's writes).
 
-use seuss_abi::layout::{DIRECT_BASE, LARGE_PAGE_SIZE, LAYER_GPA, LAYERS_BYTES_MAX, PAGE_SIZE, PRIVATE_GPA};
+use seuss_abi::layout::{
+    DIRECT_BASE, IMAGE_GPA, IMAGES_BYTES_MAPPED, LARGE_PAGE_SIZE, LAYER_GPA, LAYERS_BYTES_MAX, PAGE_SIZE,
+    PRIVATE_GPA,
+};
 
 use super::KernelImage;
 use crate::memory::{Gpa, Gva, Memory, Window};
@@ -156,8 +159,12 @@ impl<'m> PageTables<'m> {
 }
 
 /// The first address space: the direct map of every window, and `kernel` (loaded at the start of the private window)
-/// at its link address. The PML4 is the first page after the image.
-pub(crate) fn build<'m>(memory: &'m Memory, kernel: &KernelImage) -> Result<PageTables<'m>, OutOfFrames> {
+/// at its link address. The PML4 is the first page after the image. With `other_images` there is room for the images of clones that have more.
+pub(crate) fn build<'m>(
+    memory: &'m Memory,
+    kernel: &KernelImage,
+    other_images: bool,
+) -> Result<PageTables<'m>, OutOfFrames> {
     let mut tables = PageTables::new(memory, Gpa(PRIVATE_GPA + kernel.len_bytes()))?;
     for segment in kernel.segments() {
         let (start, end) = segment.pages();
@@ -178,6 +185,11 @@ pub(crate) fn build<'m>(memory: &'m Memory, kernel: &KernelImage) -> Result<Page
     )?;
     for (gva, gpa, len_bytes) in memory.images().iter().map(|window| direct(window)) {
         tables.map(gva, gpa, len_bytes, PageSize::Large, Access::READ)?;
+    }
+    let end = memory.images().last().map_or(Gpa(IMAGE_GPA), |last| last.gpa().plus(last.len_bytes()));
+    let end = Gpa(end.0.next_multiple_of(LARGE_PAGE_SIZE));
+    if let Some(room @ 1..) = (IMAGE_GPA + IMAGES_BYTES_MAPPED).checked_sub(end.0).filter(|_| other_images) {
+        tables.map(Gva(DIRECT_BASE + end.0), end, room, PageSize::Large, Access::READ)?;
     }
     Ok(tables)
 }

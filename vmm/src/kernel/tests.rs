@@ -58,7 +58,7 @@ fn the_image_keeps_its_shape() {
 fn the_first_address_space_is_what_the_contract_says() {
     let images = vec![blob(5000), blob(3 * LARGE_PAGE_SIZE)];
     let (memory, kernel) = (Memory::new(PRIVATE, images).expect("memory"), kernel());
-    let tables = build(&memory, &kernel).expect("fits");
+    let tables = build(&memory, &kernel, false).expect("fits");
     let root = tables.root();
     assert_eq!(root, Gpa(PRIVATE_GPA + 7 * PAGE_SIZE), "the same for every guest");
     assert!(tables.end().0.is_multiple_of(PAGE_SIZE) && tables.end() > root);

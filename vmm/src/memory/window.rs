@@ -53,7 +53,7 @@ const _: () = {
     let images = layout::IMAGE_WINDOWS_MAX * size_of::<comm::ImageWindow>();
     let layers = layout::LAYERS_MAX * size_of::<comm::LayerWindow>();
     assert!(size_of::<comm::LayerWindow>() == 2 * 8);
-    assert!(size_of::<comm::BootBlock>() == 8 + 2 * 4 + 4 * 8 + 64 + 2 * 8 + images + 2 * 8 + layers + 8);
+    assert!(size_of::<comm::BootBlock>() == 8 + 2 * 4 + 4 * 8 + 64 + 2 * 8 + images + 2 * 8 + layers + 2 * 8);
 };
 
 /// A mapping in this process that is a window of guest-physical memory.

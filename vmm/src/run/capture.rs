@@ -8,24 +8,35 @@ use super::{End, GuestEvent, Learning, Runner};
 use crate::clock::{Sample, tsc::rdtsc};
 use crate::memory::Gpa;
 use crate::snapshot::capture::{CaptureError, Circumstances, capture};
-use crate::snapshot::{Asked, Lineage};
+use crate::snapshot::{Asked, Keys, Lineage};
 
 /// Longest key in bytes.
 const KEY_MAX: u64 = 1024;
 
 impl Runner {
     /// Serve `Op::Capture`.
-    pub(super) fn capture(&mut self, level: u64, key: Gpa, key_bytes: u64) -> Result<i64, End> {
-        let level = Level::from_number(level)
+    pub(super) fn capture(&mut self, level: u64, key: Gpa, key_bytes: u64, images: u64) -> Result<i64, End> {
+        let mut level = Level::from_number(level)
             .ok_or_else(|| End::Protocol(format!("Capture of level {level}, which does not exist")))?;
-        if self.snapshots.sink.is_none() {
+        let base_is_due = std::mem::take(&mut self.snapshots.base_is_due);
+        let Some(sink) = &self.snapshots.sink else {
             let reason = "this guest was started without a store for snapshots";
             self.emit(GuestEvent::Captured(Err(reason.into())));
             return Ok(-i64::from(libc::EOPNOTSUPP));
+        };
+        // What others may start from is taken before the program has run code or seen data of its own, or not at all.
+        let images = usize::try_from(images).ok().filter(|count| (1..sink.images.len()).contains(count));
+        let is_base = level == Level::Base && images.is_some();
+        if is_base && !base_is_due {
+            return Ok(-i64::from(libc::EPERM));
         }
+        if level == Level::Base && !is_base && matches!(sink.keys, Keys::Derived { .. }) {
+            level = Level::Function;
+        }
+        let images = images.filter(|_| is_base);
         let named = if key_bytes == 0 { String::new() } else { self.message(key, key_bytes, KEY_MAX) };
         let started = Instant::now();
-        let taken = self.take(Asked { level, named });
+        let taken = self.take(Asked { level, named, images });
         let elapsed_us = started.elapsed().as_micros() as u64;
         Ok(match taken {
             Ok(id) => {

@@ -18,6 +18,34 @@ const RESULT: u64 = offset_of!(Slot, result) as u64;
 /// Longest panic message taken over, in bytes.
 const PANIC_MAX: u64 = 16 << 10;
 
+/// Whether a call lets the guest see more than what it was started with.
+fn brings_something_in(op: Op) -> bool {
+    match op {
+        Op::Read
+        | Op::Bind
+        | Op::Listen
+        | Op::Connect
+        | Op::Name
+        | Op::GetOption
+        | Op::SetOption
+        | Op::Interfaces
+        | Op::Routes => true,
+        Op::Exit
+        | Op::Panic
+        | Op::Idle
+        | Op::Write
+        | Op::Sync
+        | Op::Close
+        | Op::Exited
+        | Op::Log
+        | Op::Started
+        | Op::Ready
+        | Op::NoBase
+        | Op::Capture
+        | Op::Hold => false,
+    }
+}
+
 impl Runner {
     /// Serve the call in the slot.
     pub(super) fn doorbell(&mut self) -> Result<(), End> {
@@ -40,6 +68,9 @@ impl Runner {
             counters.calls.count()
         }
         let [a, b, c, ..] = slot.args;
+        if brings_something_in(op) {
+            self.snapshots.base_is_due = false;
+        }
         match op {
             Op::Exit => Err(End::Status(status(op, a)?)),
             Op::Panic => Err(End::Panic(self.message(Gpa(a), b, PANIC_MAX))),
@@ -59,7 +90,11 @@ impl Runner {
                 }
                 Ok(0)
             }
-            Op::Capture => self.capture(a, Gpa(b), c),
+            Op::Capture => self.capture(a, Gpa(b), c, slot.args[3]),
+            Op::NoBase => {
+                self.snapshots.base_is_due = false;
+                Ok(0)
+            }
             Op::Hold => Err(End::Protocol("Hold of a guest that was not entered ahead of time".into())),
             Op::Started if a == 0 => self.first_started(b, Gpa(c), slot.args[3]),
             Op::Started => self.started(a, b),

@@ -143,6 +143,8 @@ pub(crate) struct Snapshots {
     pub(crate) generation: u64,
     /// What there is to learn from this guest.
     pub(crate) learning: Option<Learning>,
+    /// The guest may take its base snapshot: it has seen nothing but its runtime so far.
+    pub(crate) base_is_due: bool,
 }
 
 /// A young clone, whose use of memory tells what later ones will use.

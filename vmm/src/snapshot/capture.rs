@@ -112,11 +112,17 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
 
 fn facts(around: &Circumstances<'_>, private_bytes: u64) -> Result<Facts, CaptureError> {
     let sink = around.sink;
-    let Asked { level, named } = &around.asked;
+    let Asked { level, named, images } = &around.asked;
     Ok(Facts {
         level: *level,
-        name: if named.is_empty() { sink.name.clone() } else { named.clone() },
-        key: sink.keys.of(*level, named),
+        name: match (named.is_empty(), images) {
+            (false, _) => named.clone(),
+            (true, None) => sink.name.clone(),
+            // By itself, below the one that was asked for.
+            (true, Some(_)) if sink.name.is_empty() => "base".to_owned(),
+            (true, Some(_)) => format!("{}-base", sink.name),
+        },
+        key: sink.keys.of(&around.asked),
         abi_version: ABI_VERSION,
         kernel: around.kernel_digest,
         cpu: cpu::host().map_err(|error| CaptureError::Cpu(error.to_string()))?,
@@ -128,7 +134,7 @@ fn facts(around: &Circumstances<'_>, private_bytes: u64) -> Result<Facts, Captur
         generation: around.generation,
         terminal: sink.terminal,
         command: sink.command.clone(),
-        images: sink.images.clone(),
+        images: images.and_then(|count| sink.images.get(..count)).unwrap_or(&sink.images).to_vec(),
         listeners: Vec::new(),
     })
 }

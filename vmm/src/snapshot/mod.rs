@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use seuss_abi::ABI_VERSION;
 use seuss_abi::comm::LayerWindow;
-use seuss_abi::layout::{LAYER_GPA, LAYERS_MAX, PAGE_SIZE, PRIVATE_GPA};
+use seuss_abi::layout::{
+    IMAGES_BYTES_MAPPED, LARGE_PAGE_SIZE, LAYER_GPA, LAYERS_MAX, PAGE_SIZE, PRIVATE_GPA,
+};
 use seuss_snapshotter::snapshot::{
     CpuSet, ImageRef, Level, Manifest, Placed, SnapshotError, SnapshotId, Store,
 };
@@ -35,21 +37,24 @@ pub enum Keys {
     AsNamed,
     /// Keys that say what the guest was started with. What the guest names is added to that of an argument snapshot, and is only a name otherwise.
     Derived {
-        /// Of base snapshots.
-        base: String,
+        /// Of base snapshots over the lowest image, the two lowest, and so on.
+        bases: Vec<String>,
         /// Of function snapshots.
         function: String,
     },
 }
 
 impl Keys {
-    /// The key of a snapshot of `level` for which the guest has named `named`.
-    fn of(&self, level: Level, named: &str) -> String {
-        match (self, level) {
-            (Self::AsNamed, _) => named.to_owned(),
-            (Self::Derived { base, .. }, Level::Base) => base.clone(),
+    /// The key of what the guest asks for.
+    fn of(&self, asked: &Asked) -> String {
+        match (self, asked.level) {
+            (Self::AsNamed, _) => asked.named.clone(),
+            (Self::Derived { bases, .. }, Level::Base) => {
+                let key = asked.images.and_then(|count| bases.get(count.checked_sub(1)?));
+                key.cloned().unwrap_or_default()
+            }
             (Self::Derived { function, .. }, Level::Function) => function.clone(),
-            (Self::Derived { function, .. }, Level::Argument) => argument_key(function, named),
+            (Self::Derived { function, .. }, Level::Argument) => argument_key(function, &asked.named),
         }
     }
 }
@@ -69,6 +74,8 @@ pub struct SnapshotSink {
     pub images: Vec<ImageRef>,
     /// What they are kept under.
     pub keys: Keys,
+    /// A guest that boots takes its base snapshot by itself, when its program is about to look at what is not its runtime's.
+    pub base: bool,
     /// Name of snapshots that the host asks for, and of those that the guest asks for without a key.
     pub name: String,
     /// Command line, for people.
@@ -158,7 +165,8 @@ impl Origin {
         Self::over(lineage, blobs)
     }
 
-    /// A lineage over `images`, which are those that its manifest names (the caller has compared digests; lengths are compared here).
+    /// A lineage over `images`, which are those that its manifest names (the caller has compared digests; lengths are compared here). Over those of a base snapshot others
+    /// may lie.
     ///
     /// # Errors
     /// [`OriginError`]: the snapshot cannot be used on this machine.
@@ -170,8 +178,11 @@ impl Origin {
             return Err(OriginError::Abi { id, found: manifest.abi_version });
         }
         check_cpu(id, &manifest.cpu, &cpu::host()?)?;
-        let lengths = |images: &[ImageRef]| images.iter().map(|image| image.len_bytes).collect::<Vec<_>>();
-        if images.iter().map(|image| image.len_bytes).ne(lengths(&manifest.images)) {
+        let known = manifest.images.iter().map(|image| image.len_bytes);
+        let are_known = known.eq(images.iter().take(manifest.images.len()).map(|image| image.len_bytes));
+        let end = images.iter().map(|image| image.len_bytes.next_multiple_of(LARGE_PAGE_SIZE)).sum::<u64>();
+        let may_be_more = manifest.level == Level::Base && end <= IMAGES_BYTES_MAPPED;
+        if !are_known || (images.len() > manifest.images.len() && !may_be_more) {
             return Err(OriginError::Images { id });
         }
         let images = map_images(images)?.into_iter().map(Arc::new).collect();
@@ -272,6 +283,8 @@ pub(crate) struct Asked {
     pub(crate) level: Level,
     /// The name that the guest gives it; empty: none.
     pub(crate) named: String,
+    /// It builds on so many of the images only, the lowest.
+    pub(crate) images: Option<usize>,
 }
 
 #[cfg(test)]

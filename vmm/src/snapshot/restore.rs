@@ -156,6 +156,7 @@ pub(crate) fn tell(
         layer_count: origin.depth(),
         layers: origin.layer_windows(),
         hold: 0,
+        base: 0,
     };
     let comm = memory.comm();
     let at = |offset: u64| Gpa(COMM_GPA + offset);
@@ -193,6 +194,7 @@ pub(crate) fn tell_to_hold(memory: &Memory, origin: &Origin) -> Result<(), Start
         layer_count: 0,
         layers: [LayerWindow::default(); LAYERS_MAX],
         hold,
+        base: 0,
     };
     let comm = memory.comm();
     let written = comm

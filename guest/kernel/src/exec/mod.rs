@@ -10,6 +10,7 @@ use crate::mem::space::Space;
 use crate::task::credentials::Credentials;
 use crate::task::process::Program;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -24,6 +25,8 @@ const SCRIPT_LINE: usize = 256;
 pub struct Request {
     /// Path as the caller gave it.
     pub path: Vec<u8>,
+    /// The path that the program learns as its own, if it is another one: that of the script which `path` interprets.
+    pub invoked: Option<Vec<u8>>,
     /// Arguments.
     pub args: Vec<Vec<u8>>,
     /// Environment.
@@ -50,7 +53,7 @@ pub trait Loader {
     ///
     /// # Errors
     /// ENOENT, EACCES, ENOTDIR, ELOOP, EISDIR, ...
-    fn open(&self, path: &[u8]) -> crate::errno::Result<(alloc::rc::Rc<dyn Binary>, Vec<u8>)>;
+    fn open(&self, path: &[u8]) -> crate::errno::Result<(Rc<dyn Binary>, Vec<u8>)>;
 }
 
 fn lossy(bytes: &[u8]) -> String {
@@ -68,39 +71,12 @@ pub fn prepare(
     credentials: &Credentials,
     stack_limit: u64,
 ) -> Result<Image, ExecError> {
-    let Request { path, mut args, env } = request;
-    let invoked = path.clone();
-    let mut path = path;
-    let mut depth = 0;
+    let Request { path, invoked, args, env } = request;
+    let invoked = invoked.unwrap_or_else(|| path.clone());
     stack::check(&args, &env)?;
-    let (binary, absolute, headers) = loop {
-        let name = lossy(&path);
-        let (binary, absolute) = loader.open(&path).map_err(|errno| ExecError {
-            errno,
-            message: format!("{name}: cannot be executed: {}", errno.name()),
-        })?;
-        let mut head = [0; SCRIPT_LINE];
-        let len = binary.read_at(0, &mut head)?;
-        let Some(line) = head[..len].strip_prefix(b"#!") else {
-            let headers = Headers::read(&*binary)
-                .map_err(|error| ExecError { message: format!("{name}: {}", error.message), ..error })?;
-            break (binary, absolute, headers);
-        };
-        depth += 1;
-        if depth > SCRIPT_DEPTH {
-            return Err(ExecError { errno: Errno::ELOOP, message: format!("{name}: too many interpreters") });
-        }
-        let (interpreter, argument) = script(line).ok_or_else(|| ExecError {
-            errno: Errno::ENOEXEC,
-            message: format!("{name}: script without an interpreter in its first line"),
-        })?;
-        let mut longer = vec![interpreter.clone()];
-        longer.extend(argument);
-        longer.push(path);
-        longer.extend(args.into_iter().skip(1));
-        args = longer;
-        path = interpreter;
-    };
+    let Resolved { path, args, binary, absolute } = resolve(loader, path, args)?;
+    let headers = Headers::read(&*binary)
+        .map_err(|error| ExecError { message: format!("{}: {}", lossy(&path), error.message), ..error })?;
 
     let mut space = Space::new(&kernel.frames, kernel.config.template_pml4)?;
     let program = headers.load(&mut space, &*binary, false)?;
@@ -152,6 +128,56 @@ pub fn prepare(
             stack: built.pointer,
         },
     })
+}
+
+/// A program behind its scripts.
+pub struct Resolved {
+    /// Path of the binary, as the caller or a script named it.
+    pub path: Vec<u8>,
+    /// Arguments, those of interpreters included.
+    pub args: Vec<Vec<u8>>,
+    /// The binary.
+    pub binary: Rc<dyn Binary>,
+    /// Its absolute path.
+    pub absolute: Vec<u8>,
+}
+
+/// Open `path`; where it is a script, its interpreter, with the arguments that that one gets.
+///
+/// # Errors
+/// As execve(2).
+pub fn resolve(
+    loader: &dyn Loader,
+    mut path: Vec<u8>,
+    mut args: Vec<Vec<u8>>,
+) -> Result<Resolved, ExecError> {
+    let mut depth = 0;
+    loop {
+        let name = lossy(&path);
+        let (binary, absolute) = loader.open(&path).map_err(|errno| ExecError {
+            errno,
+            message: format!("{name}: cannot be executed: {}", errno.name()),
+        })?;
+        let mut head = [0; SCRIPT_LINE];
+        let len = binary.read_at(0, &mut head)?;
+        let Some(line) = head[..len].strip_prefix(b"#!") else {
+            return Ok(Resolved { path, args, binary, absolute });
+        };
+        depth += 1;
+        if depth > SCRIPT_DEPTH {
+            return Err(ExecError { errno: Errno::ELOOP, message: format!("{name}: too many interpreters") });
+        }
+        let (interpreter, argument) = script(line).ok_or_else(|| ExecError {
+            errno: Errno::ENOEXEC,
+            message: format!("{name}: script without an interpreter in its first line"),
+        })?;
+        let mut longer = vec![interpreter.clone()];
+        longer.extend(argument);
+        longer.push(path);
+        longer.extend(args.into_iter().skip(1));
+        args = longer;
+        path = interpreter;
+    }
 }
 
 /// Interpreter and optional argument of a script's first line (without `#!`).

@@ -27,6 +27,17 @@ pub struct Lower {
     pub inode: Inode,
 }
 
+impl Lower {
+    /// Whether it hides the directories of its name in the layers below.
+    ///
+    /// # Errors
+    /// EIO if the image is damaged.
+    pub(crate) fn is_opaque(&self) -> Result<bool> {
+        Ok(self.inode.has_xattrs()
+            && self.image.xattr(&self.inode, b"trusted.overlay.opaque")?.as_deref() == Some(b"y"))
+    }
+}
+
 /// What the map knows about a name.
 pub(crate) enum Slot {
     /// It is this node.
@@ -70,7 +81,10 @@ pub trait Provider {
 pub struct Directory {
     pub(crate) entries: RefCell<HashMap<Rc<[u8]>, Slot>>,
     absent: Cell<u32>,
-    lowers: Box<[Lower]>,
+    lowers: RefCell<Rc<[Lower]>>,
+    /// Directories of layers that are not shown yet, the youngest first ([`super::base`]), and whether the names were listed meanwhile.
+    uppers: RefCell<Rc<[Lower]>>,
+    listed: Cell<bool>,
     provider: Option<Box<dyn Provider>>,
 }
 
@@ -81,7 +95,9 @@ impl Directory {
         Self {
             entries: RefCell::default(),
             absent: Cell::new(0),
-            lowers: lowers.into_boxed_slice(),
+            lowers: RefCell::new(lowers.into()),
+            uppers: RefCell::default(),
+            listed: Cell::new(false),
             provider: None,
         }
     }
@@ -104,10 +120,36 @@ impl Directory {
         self.provider.is_some()
     }
 
-    /// The layers' directories.
+    /// The layers' directories, the youngest layer first.
     #[must_use]
-    pub fn lowers(&self) -> &[Lower] {
-        &self.lowers
+    pub fn lowers(&self) -> Rc<[Lower]> {
+        self.lowers.borrow().clone()
+    }
+
+    fn has_lowers(&self) -> bool {
+        !self.lowers.borrow().is_empty()
+    }
+
+    /// Directories of layers that are not shown yet.
+    pub(super) fn uppers(&self) -> Rc<[Lower]> {
+        self.uppers.borrow().clone()
+    }
+
+    pub(super) fn set_uppers(&self, uppers: Vec<Lower>) {
+        *self.uppers.borrow_mut() = uppers.into();
+    }
+
+    pub(super) fn was_listed(&self) -> bool {
+        self.listed.get()
+    }
+
+    /// Show `uppers` over what is there.
+    pub(super) fn merge_uppers(&self, mut uppers: Vec<Lower>) {
+        self.listed.set(false);
+        if !uppers.is_empty() {
+            uppers.extend(self.lowers().iter().cloned());
+            *self.lowers.borrow_mut() = uppers.into();
+        }
     }
 
     /// The node that the map has for `name`.
@@ -154,7 +196,9 @@ impl Node {
         if let Some(provider) = &directory.provider {
             return provider.lookup(self, name, processes);
         }
+        let is_partial = self.is_partial();
         match directory.entries.borrow().get(name) {
+            Some(Slot::Node(node)) if is_partial && node.is_given() => return self.given(node),
             Some(Slot::Node(node)) => return Ok(node.clone()),
             Some(Slot::Whiteout | Slot::Absent) => return Err(Errno::ENOENT),
             None => {}
@@ -162,13 +206,19 @@ impl Node {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
-        if directory.lowers.is_empty() {
+        let may_get_lowers = is_partial && self.flags().contains(Flags::PROVIDED);
+        if !directory.has_lowers() && !may_get_lowers {
             return Err(Errno::ENOENT);
         }
-        match self.lookup_lower(directory, name)? {
+        let found = if is_partial {
+            self.lookup_in_runtime(directory, name)?
+        } else {
+            self.lookup_lower(directory, name)?
+        };
+        match found {
             Some(node) => Ok(node),
             None => {
-                if directory.absent.get() >= ABSENT_MAX {
+                if directory.absent.get() >= ABSENT_MAX && !is_partial {
                     directory.forget_absent();
                 }
                 directory.absent.set(directory.absent.get() + 1);
@@ -178,10 +228,30 @@ impl Node {
         }
     }
 
-    fn lookup_lower(self: &Rc<Self>, directory: &Directory, name: &[u8]) -> Result<Option<Rc<Self>>> {
+    /// Whether layers of the file system are not shown yet.
+    fn is_partial(&self) -> bool {
+        self.fs().overlay.as_ref().is_some_and(super::overlay::Overlay::is_partial)
+    }
+
+    /// A file that the VMM has given.
+    fn is_given(&self) -> bool {
+        self.flags().contains(Flags::MOUNTED) && !self.is_directory()
+    }
+
+    /// `node`, but not to a program that is to see its runtime only.
+    fn given(&self, node: &Rc<Self>) -> Result<Rc<Self>> {
+        self.fs().env.base.check_outside()?;
+        Ok(node.clone())
+    }
+
+    pub(super) fn lookup_lower(
+        self: &Rc<Self>,
+        directory: &Directory,
+        name: &[u8],
+    ) -> Result<Option<Rc<Self>>> {
         let mut found = None;
         let mut directories = Vec::new();
-        for lower in &directory.lowers {
+        for lower in directory.lowers().iter() {
             let Some(entry) = lower.image.lookup(&lower.inode, name)? else { continue };
             let inode = lower.image.inode(entry.nid)?;
             if inode.is_whiteout() || (found.is_some() && !inode.is_directory()) {
@@ -192,8 +262,7 @@ impl Node {
             if !inode.is_directory() {
                 break;
             }
-            let opaque = inode.has_xattrs()
-                && lower.image.xattr(&inode, b"trusted.overlay.opaque")?.as_deref() == Some(b"y");
+            let opaque = here.is_opaque()?;
             directories.push(here);
             if opaque {
                 break;
@@ -215,10 +284,10 @@ impl Node {
     /// Take `name` out; the layers' entry stays hidden.
     pub(crate) fn remove_entry(&self, name: &[u8]) {
         let Kind::Directory(directory) = self.kind() else { return };
-        let old = if directory.lowers.is_empty() {
-            directory.entries.borrow_mut().remove(name)
-        } else {
+        let old = if directory.has_lowers() {
             directory.entries.borrow_mut().insert(name.into(), Slot::Whiteout)
+        } else {
+            directory.entries.borrow_mut().remove(name)
         };
         drop(old);
         self.add_flags(Flags::DIRTY);
@@ -230,7 +299,7 @@ impl Node {
         directory: &Directory,
         known: &mut BTreeMap<Rc<[u8]>, Option<DirEntry>>,
     ) -> Result {
-        for lower in &directory.lowers {
+        for lower in directory.lowers().iter() {
             lower.image.entries(&lower.inode, &mut |name, entry| {
                 if known.contains_key(name) {
                     return Ok(());
@@ -265,6 +334,12 @@ impl Node {
     }
 
     fn list_stored(&self, directory: &Directory) -> Result<Vec<DirEntry>> {
+        if self.is_partial() {
+            if !directory.uppers().is_empty() {
+                return Err(self.fs().env.base.hit());
+            }
+            directory.listed.set(true);
+        }
         let mut known = BTreeMap::new();
         for (name, slot) in directory.entries.borrow().iter() {
             let entry = match slot {
@@ -286,12 +361,16 @@ impl Node {
         if directory.entries.borrow().values().any(|slot| matches!(slot, Slot::Node(_))) {
             return false;
         }
-        directory.lowers.is_empty() || self.list_stored(directory).is_ok_and(|list| list.is_empty())
+        !directory.has_lowers() || self.list_stored(directory).is_ok_and(|list| list.is_empty())
     }
 
     /// Count the links of a directory that was merged from several layers: two, and one per subdirectory.
     pub(crate) fn count_subdirectories(&self) {
         let Kind::Directory(directory) = self.kind() else { return };
+        if self.is_partial() {
+            // Counting would be listing.
+            return;
+        }
         let list = self.list_stored(directory).unwrap_or_default();
         self.set_nlink(2 + list.iter().filter(|entry| entry.kind == 4).count() as u32);
         self.add_flags(Flags::COUNTED);

@@ -1,5 +1,6 @@
 //! What all file systems share, what one file system is, and a process' place in the tree.
 
+use super::base::BasePhase;
 use super::host::{Handles, Scratch};
 use super::node::Node;
 use super::overlay::Overlay;
@@ -32,6 +33,8 @@ pub struct Env {
     pub uplink: Rc<Uplink>,
     /// Terminals in use.
     pub terminals: Terminals,
+    /// Whether only the runtime's layers are there.
+    pub base: BasePhase,
     /// Snapshots that were asked for (/dev/seuss).
     pub snapshots: Snapshots,
     pub(crate) scratch: Scratch,
@@ -53,6 +56,7 @@ impl Env {
             random: OnceCell::new(),
             handles: Handles::default(),
             terminals: Terminals::default(),
+            base: BasePhase::default(),
             snapshots: Snapshots::new(woken),
             scratch: Scratch::default(),
             watch_count: Cell::new(0),

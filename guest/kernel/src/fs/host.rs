@@ -252,6 +252,7 @@ impl HostStream {
         if !self.readable.get() {
             return Err(Errno::EAGAIN);
         }
+        self.env.base.check_outside()?;
         let mut ahead = self.ahead.borrow_mut();
         match self.env.host_read(self.handle, limit, &mut |bytes| ahead.extend(bytes)) {
             Ok(0) => self.ended.set(true),

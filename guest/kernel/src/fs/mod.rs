@@ -13,6 +13,7 @@
 //! **Not** supported: access times that reading updates (as with the mount option noatime).
 
 pub mod access;
+pub mod base;
 pub mod change;
 pub mod data;
 pub mod device;

@@ -34,6 +34,8 @@ pub enum MountError {
     Tree(&'static str, Errno),
     /// A file could not be injected.
     Inject(Vec<u8>, Errno),
+    /// The layers above the runtime's do not go with it.
+    Base(super::base::Conflict),
 }
 
 impl core::fmt::Display for MountError {
@@ -41,6 +43,7 @@ impl core::fmt::Display for MountError {
         match self {
             Self::Layer(layer, error) => write!(f, "layer {layer} of the root file system: {error}"),
             Self::Tree(path, errno) => write!(f, "cannot make {path}: {}", errno.name()),
+            Self::Base(conflict) => conflict.fmt(f),
             Self::Inject(path, errno) => {
                 write!(f, "cannot make {}: {}", String::from_utf8_lossy(path), errno.name())
             }
@@ -186,6 +189,7 @@ impl Fs {
                 Ok(node) => node,
                 Err(Errno::ENOENT) => {
                     let node = new_directory(at.fs(), 0o755);
+                    node.add_flags(Flags::PROVIDED);
                     self.env.check_space()?;
                     at.insert_entry(name, &node);
                     at.set_nlink(at.nlink() + 1);

@@ -52,6 +52,8 @@ bitflags::bitflags! {
         const COUNTED = 16;
         /// It never had a name and may get one (O_TMPFILE without O_EXCL).
         const LINKABLE = 32;
+        /// A directory that was made for what the VMM gives; if the layers have one of the name, they merge.
+        const PROVIDED = 64;
     }
 }
 
@@ -295,6 +297,10 @@ impl Node {
         self.flags.set(self.flags.get() | flags);
     }
 
+    pub(crate) fn remove_flags(&self, flags: Flags) {
+        self.flags.set(self.flags.get() - flags);
+    }
+
     pub(crate) fn clear_flags(&self) {
         self.flags.set(Flags::empty());
     }
@@ -507,7 +513,8 @@ impl Node {
                 }
             }
             Kind::Directory(directory) => {
-                if let Some(lower) = directory.lowers().first().filter(|lower| lower.inode.has_xattrs()) {
+                let lowers = directory.lowers();
+                if let Some(lower) = lowers.first().filter(|lower| lower.inode.has_xattrs()) {
                     lower.image.xattrs(&lower.inode, &mut visit)?;
                 }
             }

@@ -29,7 +29,9 @@ const TARGET_MAX: u64 = PAGE_SIZE - 1;
 
 /// The layers, and what is remembered about their nodes.
 pub struct Overlay {
-    images: Vec<Rc<Image>>,
+    layers: usize,
+    /// Layers above these are known, but not shown yet ([`super::base`]).
+    partial: Cell<bool>,
     /// Nodes with several names in their layer, so that all names lead to one node.
     links: RefCell<HashMap<(u8, Nid), Rc<Node>>>,
     /// Nodes made since the last sweep and kept by it.
@@ -41,13 +43,25 @@ pub struct Overlay {
 
 impl core::fmt::Debug for Overlay {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Overlay({} layers, {} cached nodes)", self.images.len(), self.cached.get())
+        write!(f, "Overlay({} layers, {} cached nodes)", self.layers, self.cached.get())
     }
 }
 
 /// The inode number of a layer's inode.
 pub(crate) fn lower_ino(layer: u8, nid: Nid) -> u64 {
     (u64::from(layer) + 1) << 40 | nid & ((1 << 40) - 1)
+}
+
+/// The layer that a node came from, from its inode number; `None` if it came from none.
+#[must_use]
+pub fn layer_of(ino: u64) -> Option<usize> {
+    usize::try_from(ino >> 40).ok()?.checked_sub(1)
+}
+
+/// The times of a layer's inode.
+pub(super) fn times(inode: &crate::erofs::Inode) -> super::node::Times {
+    let time = nanoseconds(inode.mtime_s, inode.mtime_ns);
+    super::node::Times { access: time, modify: time, change: time, birth: time }
 }
 
 fn nanoseconds(seconds: i64, nanos: u32) -> i64 {
@@ -65,14 +79,17 @@ pub fn mount_root(env: &Rc<Env>, images: Vec<Rc<Image>>) -> Result<Rc<Node>> {
     let mut lowers = Vec::new();
     for (layer, image) in images.iter().enumerate().rev() {
         let inode = image.inode(image.root())?;
-        lowers.push(Lower { image: image.clone(), layer: layer as u8, inode });
-        if inode.has_xattrs() && image.xattr(&inode, b"trusted.overlay.opaque")?.as_deref() == Some(b"y") {
+        let lower = Lower { image: image.clone(), layer: layer as u8, inode };
+        let opaque = lower.is_opaque()?;
+        lowers.push(lower);
+        if opaque {
             break;
         }
     }
     let budget = env.frames.total() * PAGE_SIZE as usize / 32 / NODE_BYTES;
     let overlay = Overlay {
-        images,
+        layers: images.len(),
+        partial: Cell::new(false),
         links: RefCell::default(),
         cached: Cell::new(0),
         sweep_at: Cell::new(budget.max(CACHED_MIN)),
@@ -185,9 +202,18 @@ fn lower_kind(top: &Lower, directories: Vec<Lower>) -> Result<Kind> {
 }
 
 impl Overlay {
+    /// Whether layers are not shown yet: what was looked up must be remembered.
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial.get()
+    }
+
+    pub(super) fn set_partial(&self, partial: bool) {
+        self.partial.set(partial);
+    }
+
     /// Drop unused nodes if there are too many. Nodes in use, and their directories, stay.
     fn make_room(&self) {
-        if self.cached.get() < self.sweep_at.get() {
+        if self.cached.get() < self.sweep_at.get() || self.is_partial() {
             return;
         }
         let Some(root) = self.root.borrow().upgrade() else { return };

@@ -30,6 +30,8 @@ pub struct Wanted {
     pub level: u64,
     /// What to call it.
     pub key: Vec<u8>,
+    /// How many of the root file system's images it builds on, the lowest; 0: all.
+    pub images: u64,
 }
 
 /// What has been asked for, and what has happened.
@@ -145,7 +147,7 @@ fn parse(text: &[u8]) -> Result<Wanted> {
     if words.next().is_some() || key.len() > KEY_MAX {
         return Err(Errno::EINVAL);
     }
-    Ok(Wanted { level, key })
+    Ok(Wanted { level, key, images: 0 })
 }
 
 impl FileOps for SnapshotDevice {
@@ -173,6 +175,8 @@ impl FileOps for SnapshotDevice {
                 failed => Err(Errno(u16::try_from(-failed).unwrap_or(Errno::EIO.0))),
             };
         }
+        // The base snapshot that is due comes first.
+        self.env.base.check_outside()?;
         let mut text = [0; KEY_MAX + 32];
         if len > text.len() {
             return Err(Errno::EINVAL);
@@ -203,7 +207,7 @@ mod tests {
 
     #[test]
     fn requests_are_parsed() {
-        let wanted = |level, key: &[u8]| Ok(Wanted { level, key: key.to_vec() });
+        let wanted = |level, key: &[u8]| Ok(Wanted { level, key: key.to_vec(), images: 0 });
         assert_eq!(parse(b"snapshot"), wanted(1, b""));
         assert_eq!(parse(b"snapshot base\n"), wanted(0, b""));
         assert_eq!(parse(b" snapshot argument  user-7 \n"), wanted(2, b"user-7"));

@@ -16,11 +16,12 @@ use crate::mem::paging::{self, ADDRESS, W};
 use crate::mem::space::Space;
 use crate::task::thread::State;
 use alloc::rc::Rc;
+use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use seuss_abi::call::Op;
-use seuss_abi::comm::LayerWindow;
+use seuss_abi::comm::{ImageWindow, LayerWindow};
 use seuss_abi::snapshot::{APPLICATION, COPIED, FRAMES_MAX, FREE, TABLE, set_class};
 use seuss_abi::spec::ProcessSpec;
 
@@ -33,6 +34,8 @@ pub struct Restored<'a> {
     pub seed: [u8; 64],
     /// Layers, in order of address.
     pub layers: &'a [LayerWindow],
+    /// EROFS windows, base layer first: those of the guest that was captured, or, of a base snapshot, more.
+    pub images: &'a [ImageWindow],
     /// Host name, files and standard streams of this clone.
     pub spec: ProcessSpec,
 }
@@ -41,6 +44,7 @@ impl Kernel {
     /// Take the snapshot that was asked for. To be called where nothing on the stack is needed any more.
     pub(super) fn capture(&self) {
         let Some(wanted) = self.fs.env.snapshots.take() else { return };
+        let in_base_phase = self.runtime.borrow().is_some();
         let outcome = self.park_all().and_then(|()| self.classify());
         let outcome = match outcome {
             Ok(classes) => {
@@ -50,8 +54,16 @@ impl Kernel {
                 self.fs.env.snapshots.finish(0);
                 self.call_capture(&wanted)
             }
-            Err(errno) => -i64::from(errno.0),
+            Err(errno) => {
+                if in_base_phase {
+                    super::base::tell_no_base(&*self.machine);
+                }
+                -i64::from(errno.0)
+            }
         };
+        if in_base_phase {
+            self.end_base_phase();
+        }
         if outcome < 0 {
             self.fs.env.snapshots.finish(outcome);
         }
@@ -60,7 +72,7 @@ impl Kernel {
 
     fn call_capture(&self, wanted: &Wanted) -> i64 {
         let key = self.machine.gpa_of(wanted.key.as_ptr());
-        self.machine.host_call(Op::Capture, [wanted.level, key, wanted.key.len() as u64, 0, 0, 0])
+        self.machine.host_call(Op::Capture, [wanted.level, key, wanted.key.len() as u64, wanted.images, 0, 0])
     }
 
     /// Bring everything that the CPU holds into memory.
@@ -166,6 +178,13 @@ impl Kernel {
         self.counters.set(crate::machine::Counters::default());
         if !restored.spec.hostname.is_empty() {
             *self.hostname.borrow_mut() = restored.spec.hostname.clone();
+        }
+        if let Err(conflict) = self.end_base_phase_over(restored.images) {
+            let message = conflict.to_string().into_bytes();
+            let gpa = self.machine.gpa_of(message.as_ptr());
+            let errno = (-i64::from(Errno::ESTALE.0)).cast_unsigned();
+            self.machine.host_call(Op::Started, [0, errno, gpa, message.len() as u64, 0, 0]);
+            self.panic("the VMM let a clone continue that cannot be one");
         }
         if let Err(error) = self.fs.inject(&restored.spec.files) {
             self.log(2, &alloc::format!("a clone's file: {error}"));

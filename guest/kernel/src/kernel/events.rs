@@ -28,7 +28,8 @@ impl Kernel {
             Some(Kind::Signal) => self.signal_from_host(event.a, event.b as u32, event.c == 1),
             Some(Kind::Exec) => self.exec_from_host(event.a, event.b),
             Some(Kind::Snapshot) => {
-                self.fs.env.snapshots.ask(Wanted { level: u64::from(event.a), key: Vec::new() });
+                self.give_up_base();
+                self.fs.env.snapshots.ask(Wanted { level: u64::from(event.a), key: Vec::new(), images: 0 });
             }
             Some(Kind::WindowSize) => self.resize(event.a, (event.b as u16, event.c as u16)),
             Some(_) => {
@@ -55,6 +56,7 @@ impl Kernel {
     }
 
     fn signal_from_host(&self, token: u32, signo: u32, all: bool) {
+        self.give_up_base();
         let info = SignalInfo::from_process(signo, SignalInfo::KERNEL, 0, 0);
         if all {
             for process in self.processes() {
@@ -66,6 +68,7 @@ impl Kernel {
     }
 
     fn exec_from_host(&self, token: u32, len_bytes: u64) {
+        self.give_up_base();
         let mut blob = vec![0; len_bytes.min(MAILBOX_SIZE) as usize];
         self.machine.read_mailbox(&mut blob);
         match ProcessSpec::decode(&blob) {

@@ -3,6 +3,7 @@
 //! All state has interior mutability; nothing here is ever re-entered, since the vCPU is one and the kernel is not preempted. A `RefCell` is
 //! borrowed only for as long as one statement, so that no borrow spans a call into another part.
 
+mod base;
 pub mod capture;
 pub mod deliver;
 pub mod events;
@@ -72,6 +73,8 @@ pub struct Boot<'a> {
     pub images: &'a [ImageWindow],
     /// The vDSO, a shared object; empty = none.
     pub vdso: &'a [u8],
+    /// The VMM takes a base snapshot.
+    pub base: bool,
     /// What does not change.
     pub config: Config,
 }
@@ -123,6 +126,8 @@ pub struct Kernel {
     yielding: Cell<bool>,
     /// The VMM knows that the program is ready.
     told_ready: Cell<bool>,
+    /// While only the layers of the runtime are shown.
+    runtime: RefCell<Option<base::Runtime>>,
 }
 
 impl Kernel {
@@ -131,7 +136,7 @@ impl Kernel {
     /// # Errors
     /// What is wrong with the image, and the machine to tell it with.
     fn mount(boot: Boot<'_>, spec: &ProcessSpec) -> core::result::Result<Self, (Rc<dyn Machine>, String)> {
-        let Boot { machine, frames, seed, images, vdso, config } = boot;
+        let Boot { machine, frames, seed, images, vdso, base, config } = boot;
         frames.set_reserve(reserve_pages(frames.total()));
         let woken = Woken::default();
         let random = Rc::new(Random::new(&seed));
@@ -140,12 +145,8 @@ impl Kernel {
         let mut id = [0; ID_BYTES];
         random.fill(&mut id);
         env.snapshots.set_id(id);
-        let mounted = Fs::new(&env, images).and_then(|fs| {
-            fs.inject(&spec.files)?;
-            Ok(fs)
-        });
-        let fs = match mounted {
-            Ok(fs) => fs,
+        let (fs, runtime) = match base::mount(&env, images, spec, base) {
+            Ok(mounted) => mounted,
             Err(error) => return Err((machine, error.to_string())),
         };
         let vdso = match Vdso::new(&frames, vdso) {
@@ -180,6 +181,7 @@ impl Kernel {
             slice_start: Cell::new(slice_start),
             yielding: Cell::new(false),
             told_ready: Cell::new(false),
+            runtime: RefCell::new(runtime),
         })
     }
 

@@ -220,10 +220,18 @@ impl Kernel {
         let process = thread.process.clone();
         self.calling.replace(Some(thread.clone()));
         let mut call = Call { kernel: self, thread: thread.clone(), process, args };
-        match table::handler(number) {
+        let base = &self.fs.env.base;
+        // A hit outside of a call (input for a terminal) counts before the next one does anything.
+        let outcome = match table::handler(number) {
+            _ if base.has_hit() => Err(Stop::NoResult),
             Some(handler) => handler(&mut call),
             None => Err(Stop::Errno(Errno::ENOSYS)),
+        };
+        if base.take_hit() {
+            self.after_hit(thread, number);
+            return Err(Stop::NoResult);
         }
+        outcome
     }
 
     fn finish(&self, thread: &Rc<Thread>, outcome: SysResult) {
@@ -387,6 +395,7 @@ impl Kernel {
         }
         if !self.told_ready.get() && self.fs.env.uplink.has_awaited_listener() {
             self.told_ready.set(true);
+            self.give_up_base();
             self.machine.host_call(Op::Ready, [0; 6]);
         }
         self.machine.take_attention();

@@ -48,7 +48,16 @@ impl Kernel {
 
     /// Start the process that the VMM calls `token`, and tell the VMM how that went.
     pub(super) fn start(&self, token: u32, spec: &ProcessSpec) {
-        let outcome = self.spawn(token, spec);
+        let mut outcome = self.spawn(token, spec);
+        if self.fs.env.base.take_hit() {
+            self.give_up_base();
+            if outcome.is_err() {
+                // The first process, as only that one is started in the phase: its number is 1.
+                self.next_tid.set(1);
+                outcome = self.spawn(token, spec);
+            }
+        }
+        self.fs.env.base.run();
         let (value, message) = match &outcome {
             Ok(pid) => (i64::from(*pid), String::new()),
             Err(error) => (-i64::from(error.errno.0), error.message.clone()),
@@ -83,10 +92,13 @@ impl Kernel {
         }
 
         let loader = FileLoader::new(self, &credentials, &fs);
-        let request = Request {
-            path: self.find_program(&loader, spec)?,
-            args: spec.args.clone(),
-            env: spec.env.clone(),
+        let env = spec.env.clone();
+        let of_runtime = self.runtime.borrow().as_ref().map(|runtime| runtime.request(env.clone()));
+        let request = match of_runtime {
+            Some(request) => request,
+            None => {
+                Request { path: find_program(&loader, spec)?, invoked: None, args: spec.args.clone(), env }
+            }
         };
         let image = exec::prepare(self, &loader, request, &credentials, STACK_DEFAULT)?;
 
@@ -115,30 +127,30 @@ impl Kernel {
         self.add_thread(&thread);
         Ok(pid)
     }
+}
 
-    /// The path of the program: as given if it has a slash, else the first executable file of that name in PATH.
-    fn find_program(&self, loader: &FileLoader<'_>, spec: &ProcessSpec) -> Result<Vec<u8>, ExecError> {
-        let name = spec.args.first().map(Vec::as_slice).unwrap_or_default();
-        let shown = String::from_utf8_lossy(name);
-        if name.is_empty() {
-            return Err(ExecError { errno: Errno::ENOENT, message: "the program's name is empty".into() });
-        }
-        if name.contains(&b'/') {
-            return Ok(name.to_vec());
-        }
-        let path = spec.env.iter().find_map(|entry| entry.strip_prefix(b"PATH=")).unwrap_or(PATH_DEFAULT);
-        let mut errno = Errno::ENOENT;
-        for directory in path.split(|byte| *byte == b':') {
-            let directory = if directory.is_empty() { b"." } else { directory };
-            let candidate = [directory, b"/", name].concat();
-            match exec::Loader::open(loader, &candidate) {
-                Ok(_) => return Ok(candidate),
-                Err(Errno::EACCES) => errno = Errno::EACCES,
-                Err(_) => {}
-            }
-        }
-        let message =
-            format!("{shown}: not found as an executable file in PATH ({})", String::from_utf8_lossy(path));
-        Err(ExecError { errno, message })
+/// The path of the program: as given if it has a slash, else the first executable file of that name in PATH.
+pub(super) fn find_program(loader: &FileLoader<'_>, spec: &ProcessSpec) -> Result<Vec<u8>, ExecError> {
+    let name = spec.args.first().map(Vec::as_slice).unwrap_or_default();
+    let shown = String::from_utf8_lossy(name);
+    if name.is_empty() {
+        return Err(ExecError { errno: Errno::ENOENT, message: "the program's name is empty".into() });
     }
+    if name.contains(&b'/') {
+        return Ok(name.to_vec());
+    }
+    let path = spec.env.iter().find_map(|entry| entry.strip_prefix(b"PATH=")).unwrap_or(PATH_DEFAULT);
+    let mut errno = Errno::ENOENT;
+    for directory in path.split(|byte| *byte == b':') {
+        let directory = if directory.is_empty() { b"." } else { directory };
+        let candidate = [directory, b"/", name].concat();
+        match exec::Loader::open(loader, &candidate) {
+            Ok(_) => return Ok(candidate),
+            Err(Errno::EACCES) => errno = Errno::EACCES,
+            Err(_) => {}
+        }
+    }
+    let message =
+        format!("{shown}: not found as an executable file in PATH ({})", String::from_utf8_lossy(path));
+    Err(ExecError { errno, message })
 }

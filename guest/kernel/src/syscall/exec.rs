@@ -48,6 +48,12 @@ impl Binary for FileBinary {
     }
 }
 
+/// Whose rights count when `credentials` open files.
+#[must_use]
+pub fn subject(credentials: &Credentials) -> Subject<'_> {
+    Subject { uid: credentials.fsuid, gid: credentials.fsgid, groups: &credentials.groups }
+}
+
 /// Opens executables as one process would.
 pub struct FileLoader<'a> {
     place: Place<'a>,
@@ -60,13 +66,18 @@ impl<'a> FileLoader<'a> {
     /// A loader with the rights of `credentials`, in the tree of `fs`.
     #[must_use]
     pub fn new(kernel: &'a Kernel, credentials: &'a Credentials, fs: &FsContext) -> Self {
-        let place = Place {
-            subject: Subject { uid: credentials.fsuid, gid: credentials.fsgid, groups: &credentials.groups },
+        Self::at(Place {
+            subject: subject(credentials),
             root: fs.root(),
             cwd: fs.cwd(),
             umask: fs.umask(),
             processes: kernel,
-        };
+        })
+    }
+
+    /// A loader that sees what `place` says.
+    #[must_use]
+    pub fn at(place: Place<'a>) -> Self {
         Self { start: place.cwd.clone(), place, given: None }
     }
 }
@@ -147,7 +158,7 @@ fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flag
     if flags & AT_SYMLINK_NOFOLLOW != 0 && loader.place.walk(&loader.start, &path, false)?.is_symlink() {
         return Err(Errno::ELOOP.into());
     }
-    let request = Request { path, args, env };
+    let request = Request { path, invoked: None, args, env };
     let image = exec::prepare(kernel, &loader, request, &credentials, call.process.limit(LIMIT_STACK))
         .map_err(|error| {
             if error.errno == Errno::ENOEXEC {

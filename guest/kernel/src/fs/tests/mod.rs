@@ -1,5 +1,6 @@
 //! Tests of the tree, of paths and of open files, on images made in memory.
 
+mod base;
 mod host;
 mod model;
 mod streams;

@@ -59,6 +59,9 @@ fn open(call: &Call<'_>, socket: Rc<dyn Socket>, flags: u32) -> Result<Rc<File>>
 
 fn make_socket(call: &mut Call<'_>) -> SysResult {
     let (family, kind, flags, protocol) = parse(call)?;
+    if family != family::UNIX {
+        call.kernel.fs.env.base.check_outside()?;
+    }
     let socket = with_caller(call, false, |caller| call.kernel.net.create(caller, family, kind, protocol))?;
     let file = open(call, socket, flags)?;
     install(call, file, flags & O_CLOEXEC != 0)
