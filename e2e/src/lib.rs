@@ -14,6 +14,7 @@ pub mod cri;
 pub mod first_byte;
 pub mod idle;
 pub mod image;
+pub mod levels;
 pub mod load;
 pub mod namespace;
 pub mod need;

@@ -40,11 +40,12 @@ struct Args {
 /// A benchmark case: its name in the report and the function that measures it.
 type Case = (&'static str, fn(&Args) -> Result<Map<String, Value>>);
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     ("pod_phases", pod_phases),
     ("guest", guest),
     ("snapshotter", snapshotter),
     ("first_byte", first_byte),
+    ("levels", levels),
     ("restore", restore),
     ("servers", servers),
 ];
@@ -160,6 +161,11 @@ fn first_byte(args: &Args) -> Result<Map<String, Value>> {
     let options =
         Options::for_runtime(args.containerd, Runtime::Seuss)?.with_snapshotter(&["--size", "2GiB"])?;
     seuss_e2e::first_byte::measure(&Containerd::start(options)?, &args.runtimes, args.runs)
+}
+
+/// Clones of snapshots at each level, asked over TCP.
+fn levels(args: &Args) -> Result<Map<String, Value>> {
+    seuss_e2e::levels::measure(args.clones)
 }
 
 /// Clones of snapshots of CPython at several depths of the tree.
