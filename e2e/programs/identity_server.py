@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import socket
 import socketserver
 import ssl
 import time
@@ -31,6 +32,12 @@ def generation():
         return None
 
 
+def own_port():
+    """The port that a connection from here gets. It is to this server itself, which finds it ended."""
+    with socket.create_connection(("127.0.0.1", 8000)) as connection:
+        return connection.getsockname()[1]
+
+
 def application(environ, start_response):
     global answered
     answered += 1
@@ -52,6 +59,7 @@ def application(environ, start_response):
         "getrandom": os.getrandom(16).hex(),
         "uuid4": uuid.uuid4().hex,
         "ssl": ssl.RAND_bytes(16).hex(),
+        "port": own_port() if environ["PATH_INFO"] == "/who/port" else None,
         "time": time.time(),
     }
     body = json.dumps(who).encode()

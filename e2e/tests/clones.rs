@@ -5,12 +5,20 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use seuss_e2e::need::{self, Failure};
 use seuss_e2e::servers::{self, Server};
 use seuss_e2e::{command, paths, runtime};
+
+/// How far a clone's clock may be from the host's, in seconds.
+const CLOCK_ERROR: f64 = 0.01;
+
+fn since_epoch() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
 
 /// Clones of each snapshot.
 fn clones() -> usize {
@@ -107,11 +115,13 @@ fn no_two_clones_are_alike() -> Result<(), Failure> {
         include_str!("../programs/identity_server.py")
     );
     shop.capture("python", &["python3", "-c", &program])?;
-    let bodies = shop.ask(clones(), "who")?;
+    let began = since_epoch();
+    let bodies = shop.ask(clones(), "who/port")?;
+    let ended = since_epoch();
     let who: Vec<Value> =
         bodies.iter().map(|body| serde_json::from_str(body)).collect::<Result<_, _>>().context("answers")?;
     check(who.len() == clones(), || format!("{} answers", who.len()))?;
-    for key in ["getrandom", "uuid4", "ssl", "random", "hostname", "id"] {
+    for key in ["getrandom", "uuid4", "ssl", "random", "hostname", "id", "port"] {
         let values: BTreeSet<String> = who.iter().map(|who| who[key].to_string()).collect();
         check(values.len() == who.len(), || {
             format!("{key}: {} different ones of {}", values.len(), who.len())
@@ -121,6 +131,12 @@ fn no_two_clones_are_alike() -> Result<(), Failure> {
         let values: BTreeSet<String> = who.iter().map(|who| who[key].to_string()).collect();
         check(values.len() == 1, || format!("{key}: {values:?}"))?;
     }
+    // One after the other: a clock that stood still, or went on from the snapshot's time, would show.
+    let times: Vec<f64> = who.iter().filter_map(|who| who["time"].as_f64()).collect();
+    let within = times.iter().all(|time| (began - CLOCK_ERROR..ended + CLOCK_ERROR).contains(time));
+    check(times.len() == who.len() && within && times.is_sorted(), || {
+        format!("{times:?} between {began} and {ended}")
+    })?;
     let differs = who.iter().find(|who| who["answered"] != 1 || who["generation"] != 1);
     Ok(check(differs.is_none(), || format!("{differs:?}"))?)
 }
