@@ -250,6 +250,40 @@ fn applications_over_one_runtime_share_its_base(node: &Containerd) -> Result<()>
     node.expect_clean(PATIENCE)
 }
 
+/// A snapshot that the program has taken half-way through a request is found by the key that it named; where there is none, the function's does.
+fn an_argument_snapshot_is_found_by_its_key(node: &Containerd) -> Result<()> {
+    let image = node.import("wsgiref")?;
+    let pod = |name: &str, argument: Option<&str>| {
+        let mut sandbox = sandbox(node, name);
+        if let Some(key) = argument {
+            sandbox = sandbox.annotation("seuss.dev/argument", key);
+        }
+        Pod::start(node, sandbox, &ContainerSpec::new("main", &image))
+    };
+    let ask = |pod: &Pod<'_>, path: &'static str| {
+        let address = pod.address;
+        node.namespaces().in_network(move || {
+            load::wait_for(address, PATIENCE)?;
+            load::get(address, path)
+        })
+    };
+    let first = pod("first", None)?;
+    wait_for_snapshots(node, 2)?;
+    let answer = ask(&first, "/argument/user-7")?;
+    ensure!(answer.contains("prepared for 1 keys"), "{answer}");
+    wait_for_snapshots(node, 3)?;
+    for (name, argument, prepared) in
+        [("same", Some("user-7"), 1), ("other", Some("user-8"), 0), ("none", None, 0)]
+    {
+        let pod = pod(name, argument)?;
+        let answer = ask(&pod, "/")?;
+        ensure!(answer.contains(&format!("prepared for {prepared} keys")), "{name}: {answer}");
+        pod.remove()?;
+    }
+    ensure!(restores(node)? == 3, "{} restores", restores(node)?);
+    first.remove()
+}
+
 /// The daemon is killed: pods go on, its leases are taken again, and the next pod is restored as before.
 fn the_store_comes_back(node: &mut Containerd) -> Result<()> {
     let image = node.import("python")?;
@@ -296,6 +330,11 @@ macro_rules! cases {
             #[test]
             fn applications_over_one_runtime_share_its_base() -> Result<(), Failure> {
                 run(&["web", "web2", "web-patched"], super::applications_over_one_runtime_share_its_base)
+            }
+
+            #[test]
+            fn an_argument_snapshot_is_found_by_its_key() -> Result<(), Failure> {
+                run(&["wsgiref"], super::an_argument_snapshot_is_found_by_its_key)
             }
 
             #[test]

@@ -10,7 +10,7 @@ use seuss_snapshotter::snapshot::{Level, SnapshotId};
 pub use seuss_vmm::{
     CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, KernelImage, Keys,
     Lineage, Origin, OriginError, RequestError, ShellPool, SnapshotSink, StartError, StartTimings, Stdio,
-    WaitStatus, host_cpu,
+    WaitStatus, argument_key, host_cpu,
 };
 
 /// Receives a guest's events, on the guest's own thread.

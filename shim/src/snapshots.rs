@@ -19,7 +19,8 @@ use seuss_snapshotter::memory::protocol::Fit;
 use seuss_snapshotter::snapshot::{Level, SnapshotId, Store};
 
 use crate::guest::{
-    GuestControl, ImageBlob, KernelImage, Keys, Lineage, Origin, ShellPool, SnapshotSink, host_cpu,
+    GuestControl, ImageBlob, KernelImage, Keys, Lineage, Origin, ShellPool, SnapshotSink, argument_key,
+    host_cpu,
 };
 use crate::netns;
 use crate::spec::Network;
@@ -94,9 +95,10 @@ impl Snapshots {
         let mut origin = None;
         // Of several runtimes the one with more layers: more of the start is done.
         let deepest_first: Vec<_> = bases.iter().rev().cloned().collect();
-        for keys in [std::slice::from_ref(&function), &deepest_first] {
+        let argument: Vec<_> = policy.argument.iter().map(|named| argument_key(&function, named)).collect();
+        for keys in [&argument, std::slice::from_ref(&function), &deepest_first] {
             if origin.is_some() || keys.is_empty() {
-                break;
+                continue;
             }
             match visit.find(keys, &fit) {
                 Ok(found) => origin = found.as_ref().and_then(usable),

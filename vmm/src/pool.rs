@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use seuss_snapshotter::snapshot::Level;
+
 use crate::ahead::{self, AheadError};
 use crate::error::StartError;
 use crate::hypervisor::Hypervisor;
@@ -36,8 +38,10 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(origin: &Origin, timings: &mut StartTimings) -> Result<Prepared, StartError> {
     let manifest = origin.manifest();
     let started = Instant::now();
+    // All of the application is still to come.
+    let grows = manifest.level == Level::Base;
     let memory =
-        Memory::of_clone(manifest.private_bytes, origin.images.clone(), Arc::clone(origin.layers()))?;
+        Memory::of_clone(manifest.private_bytes, grows, origin.images.clone(), Arc::clone(origin.layers()))?;
     timings.memory_map = started.elapsed();
     let shell = Shell::new(Hypervisor::shared()?, timings)?;
     let tsc_khz = shell.tsc_khz();

@@ -7,6 +7,10 @@ use crate::oci::Spec;
 pub const SNAPSHOT: &str = "seuss.dev/snapshot";
 /// Annotation: `PORT/PATH`, asked for once before the function snapshot is taken.
 pub const WARM_UP: &str = "seuss.dev/warm-up";
+/// Annotation: the key of an argument snapshot (`snapshot argument KEY` on /dev/seuss) to start from; where there is none, the pod starts as without it.
+pub const ARGUMENT: &str = "seuss.dev/argument";
+/// Longest key of an argument snapshot, as /dev/seuss takes it.
+const ARGUMENT_MAX: usize = 1024;
 /// Annotation: names of environment variables that differ from pod to pod, separated by commas, beside [`HOSTNAME`].
 pub const IDENTITY_ENV: &str = "seuss.dev/identity-env";
 
@@ -60,6 +64,8 @@ pub struct Policy {
     pub mode: Mode,
     /// What to ask the program before its snapshot is taken, so that what only the first request does is in the snapshot.
     pub warm_up: Option<Target>,
+    /// The key of an argument snapshot to start from, if there is one.
+    pub argument: Option<String>,
     /// Environment variables that do not count for whether a snapshot fits.
     pub identity_env: Vec<String>,
 }
@@ -88,7 +94,14 @@ impl Policy {
         let names = spec.annotation(IDENTITY_ENV).unwrap_or_default();
         let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
         let identity_env = [HOSTNAME].into_iter().chain(names).map(str::to_owned).collect();
-        Ok(Self { mode, warm_up, identity_env })
+        let argument = spec.annotation(ARGUMENT).map(|key| {
+            let is_word = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+            let expected = "say the key that the program names: one word, at most 1024 bytes";
+            let refused = || PolicyError { key: ARGUMENT, value: key.to_owned(), expected };
+            if is_word && key.len() <= ARGUMENT_MAX { Ok(key.to_owned()) } else { Err(refused()) }
+        });
+        let argument = argument.transpose()?;
+        Ok(Self { mode, warm_up, argument, identity_env })
     }
 }
 
@@ -119,6 +132,10 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_is_named() {
         assert_eq!(read(&[(WARM_UP, "8080")]).unwrap_err().key, WARM_UP);
+        assert_eq!(read(&[(ARGUMENT, "user-7")]).unwrap().argument.as_deref(), Some("user-7"));
+        for wrong in ["", "two words", &"x".repeat(1025)] {
+            assert_eq!(read(&[(ARGUMENT, wrong)]).unwrap_err().key, ARGUMENT, "{wrong:?}");
+        }
         let error = read(&[(SNAPSHOT, "on")]).unwrap_err().to_string();
         assert!(
             error.contains("seuss.dev/snapshot") && error.contains("\"on\"") && error.contains("ready"),

@@ -115,13 +115,15 @@ impl Memory {
         Self::of(private_bytes, true, images, None)
     }
 
-    /// The same over windows that exist: the memory of a clone. It gets no large pages of the host, since it writes few pages here and there.
+    /// The same over windows that exist: the memory of a clone. It gets no large pages of the host, since it writes few pages here and there, unless it is expected to
+    /// `grow`.
     pub(crate) fn of_clone(
         private_bytes: u64,
+        grow: bool,
         images: Vec<Arc<Window>>,
         layers: Arc<Window>,
     ) -> Result<Self, MemoryError> {
-        Self::of(private_bytes, false, images, Some(layers))
+        Self::of(private_bytes, grow, images, Some(layers))
     }
 
     fn of(

@@ -207,6 +207,9 @@ impl Kernel {
     /// # Errors
     /// [`Conflict`]: it cannot be a clone of this one.
     pub(super) fn end_base_phase_over(&self, windows: &[ImageWindow]) -> Result<(), Conflict> {
-        self.runtime.take().map_or(Ok(()), |runtime| runtime.end_over(&self.fs, windows))
+        let Some(runtime) = self.runtime.take() else { return Ok(()) };
+        // The program has yet to load all that is its own.
+        self.frames.settle();
+        runtime.end_over(&self.fs, windows)
     }
 }

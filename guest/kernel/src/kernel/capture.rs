@@ -45,7 +45,9 @@ impl Kernel {
     pub(super) fn capture(&self) {
         let Some(wanted) = self.fs.env.snapshots.take() else { return };
         let in_base_phase = self.runtime.borrow().is_some();
-        let outcome = self.park_all().and_then(|()| self.classify());
+        // What a program uses of its text once it is ready is learnt page by page (vmm/DESIGN.md); what one uses that has yet to import everything is not known, and a large page is one
+        // fault of a shadow-paging KVM's.
+        let outcome = self.park_all(in_base_phase).and_then(|()| self.classify());
         let outcome = match outcome {
             Ok(classes) => {
                 self.machine.write_capture_area(&classes);
@@ -76,7 +78,7 @@ impl Kernel {
     }
 
     /// Bring everything that the CPU holds into memory.
-    fn park_all(&self) -> Result {
+    fn park_all(&self, keep_large_images: bool) -> Result {
         self.account();
         if let Some(thread) = self.current() {
             self.save_bases(&thread);
@@ -92,7 +94,7 @@ impl Kernel {
         self.fs.env.drop_scratch();
         self.fs.env.uplink.drop_kept();
         for space in self.spaces() {
-            space.borrow().split_all().map_err(|_| Errno::ENOMEM)?;
+            space.borrow().split_all(keep_large_images).map_err(|_| Errno::ENOMEM)?;
         }
         Ok(())
     }
@@ -211,7 +213,7 @@ impl Space {
         let frames = self.frames().clone();
         for area in self.areas() {
             let object = area.shared || matches!(area.backing, Backing::Object { .. });
-            self.tables().for_each(area.start, area.end, &mut |_, entry, _| {
+            self.tables().for_each_small(area.start, area.end, &mut |entry| {
                 let gpa = entry & ADDRESS;
                 if frames.owns(gpa) {
                     visit(gpa, !(object && frames.reference_count(gpa) > 1));

@@ -40,6 +40,8 @@ struct Inner {
     free: RefCell<Vec<GroupBits>>,
     /// Where the last search for a single frame ended.
     hint: Cell<usize>,
+    /// Groups that were in use when this clone began; applications get frames of others first ([`Frames::settle`]).
+    settled: RefCell<Vec<bool>>,
     /// The group that the library OS takes its frames from.
     kernel_group: Cell<usize>,
     free_count: Cell<usize>,
@@ -91,6 +93,7 @@ impl Frames {
             counts: RefCell::new(counts),
             free: RefCell::new(free),
             hint: Cell::new(reserved / GROUP),
+            settled: RefCell::default(),
             kernel_group: Cell::new(reserved / GROUP),
             free_count: Cell::new(total - reserved),
             reserve: Cell::new(0),
@@ -175,12 +178,18 @@ impl Frames {
         let groups = free.len();
         let start = inner.hint.get();
         let kernel_group = inner.kernel_group.get();
+        let settled = inner.settled.borrow();
         // First a group that is broken already, so that whole large pages stay whole; the library OS's own one last.
-        for (whole_too, kernel_too) in [(false, false), (true, false), (true, true)] {
+        for (whole_too, settled_too, kernel_too) in
+            [(false, false, false), (true, false, false), (true, true, false), (true, true, true)]
+        {
             for step in 0..groups {
                 let group = (start + step) % groups;
                 let words = &mut free[group];
-                if (!whole_too && is_whole(words)) || (!kernel_too && group == kernel_group) {
+                if (!whole_too && is_whole(words))
+                    || (!settled_too && settled.get(group) == Some(&true))
+                    || (!kernel_too && group == kernel_group)
+                {
                     continue;
                 }
                 if let Some(frame) = take_first(words) {
@@ -314,6 +323,13 @@ impl Frames {
             self.copy_page(page, home);
         }
         home
+    }
+
+    /// This is a clone that will use much memory of its own: applications get frames from large pages that are whole now. Page tables lie all over those that are
+    /// not, and there a shadow-paging KVM maps the direct map by small pages, one fault each.
+    pub fn settle(&self) {
+        let broken: Vec<bool> = self.0.free.borrow().iter().map(|words| !is_whole(words)).collect();
+        *self.0.settled.borrow_mut() = broken;
     }
 
     /// The layers that hold what frames do not: told at a restore, in order of address.

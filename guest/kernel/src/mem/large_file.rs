@@ -159,6 +159,28 @@ mod tests {
     }
 
     #[test]
+    fn a_capture_splits_memory_and_may_leave_large_text() {
+        let pager: Rc<dyn Pager> = Rc::new(File(1000));
+        let mut space = space();
+        map(&mut space, TEXT, 1000, Protection::READ | Protection::EXECUTE, &pager, 0);
+        space.fault(TEXT, Access::Execute).unwrap();
+        let memory = 0x10_0000_0000;
+        let rights = Protection::READ | Protection::WRITE;
+        space.insert(Area::anonymous(memory, 16 << 20, rights)).unwrap();
+        space.fault(memory, Access::Write).unwrap();
+        assert_eq!(leaf(&space, memory), Some((true, true)));
+        space.split_all(true).unwrap();
+        assert_eq!(leaf(&space, memory), Some((false, true)));
+        assert_eq!(leaf(&space, TEXT), Some((true, false)));
+        let mut told = 0;
+        space.classify_pages(&mut |_, _| told += 1);
+        assert_eq!(told, 512);
+        assert_eq!(leaf(&space, TEXT), Some((true, false)), "as classes are told, too");
+        space.split_all(false).unwrap();
+        assert_eq!(leaf(&space, TEXT), Some((false, false)));
+    }
+
+    #[test]
     fn nothing_else_gets_one() {
         let pager: Rc<dyn Pager> = Rc::new(File(2000));
         let text = Protection::READ | Protection::EXECUTE;

@@ -32,7 +32,7 @@ impl Snapshots {
     fn capture(&mut self, frames: &Frames, spaces: &[(Space, Model)]) {
         let mut moved: BTreeMap<Gpa, Gpa> = BTreeMap::new();
         for (space, _) in spaces {
-            space.split_all().unwrap();
+            space.split_all(false).unwrap();
             space.classify_pages(&mut |gpa, may_move| {
                 let mut content = [0; PAGE_SIZE as usize];
                 frames.read(gpa, &mut content);

@@ -206,6 +206,15 @@ impl PageTables {
         Ok(())
     }
 
+    /// As [`Self::split`]; with `keep_images` a large page of an image stays.
+    ///
+    /// # Errors
+    /// [`OutOfTables`].
+    pub fn split_at_capture(&self, address: u64, keep_images: bool) -> Result<(), OutOfTables> {
+        let stays = |leaf: &Leaf| keep_images && !self.frames.owns(leaf.entry & ADDRESS);
+        if self.leaf(address).as_ref().is_some_and(stays) { Ok(()) } else { self.split(address) }
+    }
+
     fn release(&self, gpa: Gpa) {
         if self.frames.owns(gpa) {
             drop(self.frames.adopt(gpa));
@@ -242,8 +251,17 @@ impl PageTables {
         changed
     }
 
-    /// Call `visit(slot, entry, large)` for every present leaf in `start..end`.
+    /// Call `visit(slot, entry, large)` for every present leaf in `start..end`. Large pages that reach beyond are split.
     pub fn for_each(&self, start: u64, end: u64, visit: &mut dyn FnMut(Gpa, u64, bool)) {
+        self.walk(start, end, true, visit);
+    }
+
+    /// Call `visit(entry)` for every present leaf of 4 KiB in `start..end`; large pages stay as they are.
+    pub fn for_each_small(&self, start: u64, end: u64, visit: &mut dyn FnMut(u64)) {
+        self.walk(start, end, false, &mut |_, entry, _| visit(entry));
+    }
+
+    fn walk(&self, start: u64, end: u64, with_large: bool, visit: &mut dyn FnMut(Gpa, u64, bool)) {
         let mut address = start;
         while address < end {
             let mut table = self.root();
@@ -256,6 +274,9 @@ impl PageTables {
                     break span(level);
                 }
                 if level == 1 && entry & PS != 0 {
+                    if !with_large {
+                        break span(1);
+                    }
                     let whole = address.is_multiple_of(LARGE_PAGE_SIZE) && end - address >= LARGE_PAGE_SIZE;
                     if whole || self.split(address).is_err() {
                         visit(slot, entry, true);

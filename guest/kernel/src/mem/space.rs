@@ -603,15 +603,15 @@ impl Space {
         Ok(child)
     }
 
-    /// Replace all large pages by small ones, as a capture needs them.
+    /// Replace all large pages by small ones, as a capture needs them; with `keep_images` those of memory alone: every clone has the images at the same addresses.
     ///
     /// # Errors
     /// [`Fault::OutOfMemory`]: no frame for a table.
-    pub fn split_all(&self) -> core::result::Result<(), Fault> {
+    pub fn split_all(&self, keep_images: bool) -> core::result::Result<(), Fault> {
         for area in self.areas.values() {
             let mut at = area.start;
             while at < area.end {
-                self.tables.split(at).map_err(|_| Fault::OutOfMemory)?;
+                self.tables.split_at_capture(at, keep_images).map_err(|_| Fault::OutOfMemory)?;
                 at = (at & !(LARGE_PAGE_SIZE - 1)) + LARGE_PAGE_SIZE;
             }
         }
