@@ -149,6 +149,19 @@ fn forget(node: &Containerd, name: &str) -> Result<()> {
     command::run(node.ctr(NAMESPACE).args(["image", "rm", "--sync", &reference]))
 }
 
+/// What the image `name` takes of the store of `node`, which does not have it; bytes.
+///
+/// # Errors
+/// It cannot be imported, or the daemon does not tell.
+pub fn store_bytes(node: &Containerd, name: &str) -> Result<f64> {
+    let free = || node.snapshotter().metric("seuss_snapshotter_store_free_bytes");
+    let before = free()?;
+    import(node, node.snapshotter_name(), name)?;
+    let after = free()?;
+    forget(node, name)?;
+    Ok(before - after)
+}
+
 /// Measures overlayfs and seuss-snapshotter on `node`, with the image `name`.
 ///
 /// # Errors

@@ -79,6 +79,18 @@ fn a_pod_runs(node: &Containerd, runtime: Runtime) -> Result<()> {
     }
     // pause, and the layers of base and python.
     ensure!(committed(node)? == 3.0, "{}", node.snapshotter().get("/metrics")?);
+    layers_are_there_once(node)
+}
+
+/// Every layer is mounted from its image, and no directory takes as much again.
+fn layers_are_there_once(node: &Containerd) -> Result<()> {
+    let figure = |name: &str| node.snapshotter().metric(&format!("seuss_snapshotter_{name}"));
+    ensure!(figure("layers{files=\"image\"}")? == 3.0, "{}", node.snapshotter().get("/metrics")?);
+    let mounted = node.namespaces().mounts_below(&node.snapshotter().root());
+    ensure!(mounted.len() == 4, "not the tmpfs and three layers: {mounted:?}");
+    let taken = figure("store_size_bytes")? - figure("store_free_bytes")? - figure("memory_used_bytes")?;
+    let unpacked = figure("unpacked_bytes")?;
+    ensure!(taken < unpacked * 1.2 + f64::from(2 << 20), "{taken} bytes for layers of {unpacked}");
     Ok(())
 }
 
@@ -130,6 +142,8 @@ fn garbage_is_collected(node: &Containerd, runtime: Runtime) -> Result<()> {
         std::thread::sleep(Duration::from_millis(50));
     }
     ensure!(node.snapshotter().metric("seuss_snapshotter_snapshots{kind=\"active\"}")? == 0.0, "active ones");
+    let mounted = node.namespaces().mounts_below(&node.snapshotter().root());
+    ensure!(mounted.len() == 1, "not the tmpfs alone: {mounted:?}");
     // The records' directory and the lock stay.
     ensure!(before - free()? < 64.0 * 1024.0, "{} bytes are still taken", before - free()?);
     Ok(())

@@ -1,6 +1,6 @@
 //! How a shim finds the blobs of a container's layers: by the directories that the snapshotter's mounts name.
 //!
-//! A committed snapshot's directory is `SNAPSHOT/fs`, its blob `SNAPSHOT/layer.erofs`, described by `SNAPSHOT/layer.json`. So whoever
+//! A committed snapshot's directory is `SNAPSHOT/image` (its blob, mounted) or `SNAPSHOT/fs`, its blob `SNAPSHOT/layer.erofs`, described by `SNAPSHOT/layer.json`. So whoever
 //! sees the mounts can open the blobs read-only, without asking the daemon and also while it restarts; a descriptor keeps its blob
 //! when the snapshot is removed. decisions/0004 says what else was considered.
 
@@ -45,7 +45,7 @@ pub struct ServiceNote {
 /// # Errors
 /// [`LookupError`]: it says so in a file that must not be used.
 pub fn store_socket(dir: &Path) -> Result<Option<PathBuf>, LookupError> {
-    // ROOT/snapshots/ID/fs
+    // ROOT/snapshots/ID/image
     let Some(root) = dir.ancestors().nth(3) else { return Ok(None) };
     let path = root.join(SERVICE_NOTE);
     let Some((file, _)) = open(&path)? else { return Ok(None) };
@@ -98,9 +98,8 @@ pub enum LookupError {
 /// # Errors
 /// [`LookupError`]: there is one, but it must not be used.
 pub fn layer_blob(dir: &Path) -> Result<Option<LayerBlob>, LookupError> {
-    let Some(snapshot) = dir.parent().filter(|_| dir.file_name().is_some_and(|name| name == "fs")) else {
-        return Ok(None);
-    };
+    let ours = dir.file_name().is_some_and(|name| name == "image" || name == "fs");
+    let Some(snapshot) = dir.parent().filter(|_| ours) else { return Ok(None) };
     let Some((note, _)) = open(&snapshot.join("layer.json"))? else { return Ok(None) };
     let path = snapshot.join("layer.erofs");
     let unfit = |path: &Path, what: String| LookupError::Unfit { path: path.to_owned(), what };

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use daemon_support::{Client, Daemon, upper};
+use daemon_support::{Client, Daemon, images_mounted, may_mount, nearest, upper};
 use seuss_snapshotter::daemon::api::Kind;
 use seuss_snapshotter::digest::{Algorithm, Hasher};
 use seuss_snapshotter::{erofs, lookup};
@@ -171,14 +171,7 @@ async fn settle(worker: usize, world: &mut World, client: &mut Client, views: &m
             *views += 1;
             let view = format!("view/{views}");
             let mounts = client.view(&view, &info.name).await.unwrap();
-            let dir = match mounts[0].r#type.as_str() {
-                "bind" => mounts[0].source.clone(),
-                _ => {
-                    let lower = mounts[0].options.iter().find_map(|o| o.strip_prefix("lowerdir=")).unwrap();
-                    lower.split(':').next().unwrap().to_owned()
-                }
-            };
-            verify(Path::new(&dir), content);
+            verify(&nearest(&mounts), content);
             client.remove(&view).await.unwrap();
         }
     }
@@ -219,6 +212,13 @@ async fn nothing_committed_is_lost_and_nothing_else_stays() {
         let count = |dir: &str| std::fs::read_dir(daemon.root().join(dir)).unwrap().count();
         let known: usize = worlds.iter().map(|world| world.committed.len()).sum();
         assert_eq!((count("snapshots"), count("records"), count("tmp")), (known, known, 0), "kill {kill}");
+        if may_mount() {
+            assert_eq!(images_mounted(&daemon.root()).len(), known, "kill {kill}: mounted layers");
+            let left = std::fs::read_dir(daemon.root().join("snapshots")).unwrap();
+            let twice: Vec<_> =
+                left.map(|dir| dir.unwrap().path().join("fs")).filter(|fs| fs.exists()).collect();
+            assert!(twice.is_empty(), "kill {kill}: directories of mounted layers: {twice:?}");
+        }
         swept += 1;
     }
     let log = daemon.log();

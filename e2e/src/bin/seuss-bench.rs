@@ -143,6 +143,14 @@ fn snapshotter(args: &Args) -> Result<Map<String, Value>> {
     let options = || Options::for_runtime(args.containerd, runtime);
     let node = Containerd::start(options()?.with_snapshotter(&size)?)?;
     let mut body = snapshots::measure(&node, "python", args.runs)?;
+    let directories = [&size[..], &["--layer-files", "directory"]].concat();
+    let other = Containerd::start(options()?.with_snapshotter(&directories)?)?;
+    let twice = snapshots::store_bytes(&other, "python")?;
+    println!("bytes of the store with directories beside images: {twice}");
+    if let Some(Value::Object(memory)) = body.get_mut("memory") {
+        memory.insert("store_bytes_with_directories".into(), twice.into());
+    }
+    drop(other);
     if kvm {
         let mut pods = Map::new();
         pods.insert("seuss".into(), snapshots::pods(&node, args.runs)?);

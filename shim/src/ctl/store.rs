@@ -187,12 +187,13 @@ pub fn store(args: &StoreArgs) -> Result<(), StoreError> {
 /// [`StoreError`].
 pub fn layers(place: &Where) -> Result<(), StoreError> {
     let layers = Client::connect(&place.store, &place.tenant)?.layers()?;
-    println!("{:<10} {:>10} {:>10}  {:<19}  KEY", "KIND", "UNPACKED", "IMAGE", "SHA256");
+    println!("{:<10} {:>10} {:>10} {:<9}  {:<19}  KEY", "KIND", "UNPACKED", "IMAGE", "FILES", "SHA256");
     for layer in &layers {
         let digest = layer.digest.get(..19).unwrap_or("-");
         let size = |bytes: u64| if bytes == 0 { "-".to_owned() } else { display_bytes(bytes) };
         let (unpacked, image) = (size(layer.unpacked_bytes), size(layer.image_bytes));
-        println!("{:<10} {unpacked:>10} {image:>10}  {digest:<19}  {}", layer.kind, layer.key);
+        let (kind, files, key) = (&layer.kind, &layer.files, &layer.key);
+        println!("{kind:<10} {unpacked:>10} {image:>10} {files:<9}  {digest:<19}  {key}");
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ fn run(flags: Flags) -> Result<()> {
     let forget = flags.forget;
     let config = Config::load(flags)?;
     if forget {
-        backing::unmount_tmpfs(&config.root)?;
+        backing::unmount_all(&config.root)?;
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

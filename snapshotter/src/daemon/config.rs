@@ -23,6 +23,17 @@ pub enum ImageStore {
     Disk,
 }
 
+/// Where the files of committed layers are for runtimes on the host's kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerFiles {
+    /// In the layers' images, which are mounted, where the kernel can do that.
+    #[default]
+    Image,
+    /// In directories, beside the images.
+    Directory,
+}
+
 /// A number of bytes: `512MiB`, `8GiB`, `1048576`, or `50%` of the machine's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
@@ -101,13 +112,17 @@ pub struct Flags {
     /// Where layers are kept [default: memory].
     #[arg(long)]
     pub image_store: Option<ImageStore>,
+    /// Where runc finds the files of layers: in their images, mounted, or in directories beside them, which take as much memory again
+    /// [default: image].
+    #[arg(long)]
+    pub layer_files: Option<LayerFiles>,
     /// Size of the tmpfs [default: 50%].
     #[arg(long)]
     pub size: Option<Size>,
     /// New snapshots are refused when less than this is free [default: 16MiB].
     #[arg(long)]
     pub reserve: Option<Size>,
-    /// Unmount the tmpfs of the store and end: all that is on it is lost.
+    /// Unmount the layers and the tmpfs of the store and end: all that is on the tmpfs is lost.
     #[arg(long)]
     #[serde(skip)]
     pub forget: bool,
@@ -128,6 +143,8 @@ pub struct Config {
     pub metrics_socket: Option<PathBuf>,
     /// Where layers are kept.
     pub image_store: ImageStore,
+    /// Where the files of committed layers are.
+    pub layer_files: LayerFiles,
     /// Size of the tmpfs.
     pub size_bytes: u64,
     /// New snapshots are refused when less than this is free.
@@ -209,6 +226,7 @@ impl Config {
             socket: absolute("socket", flags.socket, file.socket, "/run/seuss/snapshotter.sock")?,
             metrics_socket: Some(metrics).filter(|path| path != Path::new(NO_SOCKET)),
             image_store: flags.image_store.or(file.image_store).unwrap_or_default(),
+            layer_files: flags.layer_files.or(file.layer_files).unwrap_or_default(),
             size_bytes,
             reserve_bytes: flags.reserve.or(file.reserve).map_or(16 << 20, |size| size.0),
         })
@@ -234,7 +252,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let file: Flags =
-            toml::from_str("root = \"/a\"\nsize = \"1GiB\"\nimage_store = \"disk\"\nreserve = 4096\n")
+            toml::from_str("root = \"/a\"\nsize = \"1GiB\"\nimage_store = \"disk\"\nreserve = 4096\nlayer_files = \"directory\"\n")
                 .unwrap();
         let flags =
             Flags { root: Some("/b".into()), metrics_socket: Some(NO_SOCKET.into()), ..Flags::default() };
@@ -242,6 +260,7 @@ mod tests {
         assert_eq!(config.root, Path::new("/b"));
         assert_eq!((config.size_bytes, config.reserve_bytes), (1 << 30, 4096));
         assert_eq!((config.image_store, config.metrics_socket), (ImageStore::Disk, None));
+        assert_eq!(config.layer_files, LayerFiles::Directory);
         assert!(toml::from_str::<Flags>("sizes = 1").is_err());
         let relative = Flags { root: Some("b".into()), ..Flags::default() };
         assert!(matches!(Config::join(relative, Flags::default()), Err(ConfigError::Relative { .. })));

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::Code;
 
-use crate::layers::{Kind, Layers};
+use crate::layers::{Files, Kind, Layers};
 use crate::memory::Shelf;
 
 /// Longest request that is read.
@@ -96,6 +96,12 @@ impl Metrics {
             ("{kind=\"view\"}", count(Kind::View)),
         ];
         gauge("snapshots", "Snapshots of file systems", &kinds);
+        let files = |files: Files| {
+            records.iter().filter(|r| r.info.kind == Kind::Committed && r.files == files).count() as u64
+        };
+        let places =
+            [("{files=\"directory\"}", files(Files::Directory)), ("{files=\"image\"}", files(Files::Image))];
+        gauge("layers", "Committed layers, by where their files are for the host's kernel", &places);
         let mut digests = std::collections::BTreeMap::new();
         for blob in records.iter().filter_map(|record| record.blob.as_ref()) {
             digests.insert(&blob.digest, blob.len_bytes);

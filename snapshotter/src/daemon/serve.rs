@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::api::snapshots_server::SnapshotsServer;
-use super::config::{Config, ImageStore};
+use super::config::{Config, ImageStore, LayerFiles};
 use super::metrics::{self, Metrics};
 use super::notify::notify;
 use super::service::Service;
@@ -71,6 +71,7 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
     let options = Options {
         durable: config.image_store == ImageStore::Disk,
         reserve_bytes: config.reserve_bytes,
+        mount_images: config.layer_files == LayerFiles::Image,
         ..Options::default()
     };
     let (layers, recovered) = Layers::open(&config.root, options)?;

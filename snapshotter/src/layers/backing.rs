@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
+use super::mounts;
+
 /// `f_type` of tmpfs (statfs(2)).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
@@ -93,13 +95,20 @@ pub fn mount_tmpfs(root: &Path, size_bytes: u64) -> Result<Mounted, BackingError
     Ok(Mounted::New)
 }
 
-/// Unmounts the tmpfs, and so forgets everything on it. Nothing mounted: fine.
+/// Unmounts the layers below `root`, and the tmpfs, and so forgets everything on it; a store on disk stays. Nothing mounted: fine.
 ///
 /// # Errors
 /// [`BackingError::Access`].
-pub fn unmount_tmpfs(root: &Path) -> Result<(), BackingError> {
+pub fn unmount_all(root: &Path) -> Result<(), BackingError> {
     let access = |source| BackingError::Access { path: root.to_owned(), source };
-    if !root.exists() || !is_ours(root).map_err(access)? {
+    if !root.exists() {
+        return Ok(());
+    }
+    for point in mounts::standing(root).map_err(access)?.iter().rev() {
+        mounts::unmount(point).map_err(access)?;
+    }
+    let root = &fs::canonicalize(root).map_err(access)?;
+    if !is_ours(root).map_err(access)? {
         return Ok(());
     }
     unmount(root, UnmountFlags::DETACH).map_err(|errno| access(errno.into()))
@@ -111,12 +120,6 @@ fn is_ours(root: &Path) -> io::Result<bool> {
     if u64::try_from(stat.f_type).ok() != Some(TMPFS_MAGIC) {
         return Ok(false);
     }
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    // Fields: id, parent, device, root, mount point, …, "-", type, source (proc_pid_mountinfo(5)).
-    let here = |line: &str| {
-        let point = line.split(' ').nth(4) == root.to_str();
-        let source = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').nth(1)) == Some(SOURCE);
-        point && source
-    };
-    Ok(table.lines().any(here))
+    let table = mounts::table()?;
+    Ok(table.iter().any(|mount| mount.point == root && mount.source == SOURCE))
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! ROOT/lock                        held by the daemon
 //! ROOT/records/ID.json             a snapshot's record: it exists if and only if this file does
-//! ROOT/snapshots/ID/fs             its files: the upper, later a lower directory of overlays
+//! ROOT/snapshots/ID/fs             its files as they are written; the upper directory of overlays
+//! ROOT/snapshots/ID/image          its files once it is committed: its blob is mounted here, and `fs` is gone
 //! ROOT/snapshots/ID/work           overlayfs's, until it is committed
 //! ROOT/snapshots/ID/layer.erofs    the blob of a committed snapshot
 //! ROOT/snapshots/ID/layer.json     its digest and length, for [`crate::lookup`]
@@ -20,7 +21,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::{LayersError, io_error};
-use super::record::{Record, VERSION};
+use super::mounts;
+use super::record::{Files, Record, VERSION};
 
 /// The store's directories.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Makes the directories where they are missing, takes the lock and empties `tmp`.
+    /// Makes the directories where they are missing, and takes the lock.
     pub(super) fn open(root: &Path, durable: bool) -> Result<Self, LayersError> {
         for dir in [root.to_owned(), root.join("records"), root.join("snapshots"), root.join("tmp")] {
             make_dir(&dir, 0o700)?;
@@ -45,9 +47,7 @@ impl Disk {
             }
             result => result.map_err(io_error("lock", &path))?,
         }
-        let disk = Self { root: root.to_owned(), durable, _lock: lock };
-        disk.empty_tmp()?;
-        Ok(disk)
+        Ok(Self { root: root.to_owned(), durable, _lock: lock })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -60,6 +60,19 @@ impl Disk {
 
     pub(super) fn fs(&self, id: u64) -> PathBuf {
         self.snapshot(id).join("fs")
+    }
+
+    /// Where its blob is mounted.
+    pub(super) fn image(&self, id: u64) -> PathBuf {
+        self.snapshot(id).join("image")
+    }
+
+    /// Where the files of a committed snapshot are.
+    pub(super) fn files(&self, record: &Record) -> PathBuf {
+        match record.files {
+            Files::Directory => self.fs(record.id),
+            Files::Image => self.image(record.id),
+        }
     }
 
     pub(super) fn work(&self, id: u64) -> PathBuf {
@@ -155,8 +168,35 @@ impl Disk {
         fs::remove_file(&path).and_then(|()| self.sync_parent(&path)).map_err(io_error("remove", &path))
     }
 
+    /// Mounts a committed snapshot's blob.
+    pub(super) fn mount_image(&self, id: u64) -> Result<(), LayersError> {
+        let target = self.image(id);
+        make_dir(&target, 0o755)?;
+        mounts::mount(&self.blob(id), &target)
+            .map(drop)
+            .map_err(io_error("mount the image of the layer on", &target))
+    }
+
+    /// Undoes [`Self::mount_image`].
+    pub(super) fn unmount_image(&self, id: u64) -> Result<(), LayersError> {
+        let target = self.image(id);
+        mounts::unmount(&target).map_err(io_error("unmount", &target))?;
+        remove_all(&target)
+    }
+
+    /// Removes the directory that a snapshot's files were written to: they are in its blob.
+    pub(super) fn remove_directory(&self, id: u64) -> Result<(), LayersError> {
+        let (place, trash) = (self.fs(id), self.tmp("removed-fs", id));
+        match fs::rename(&place, &trash) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result.map_err(io_error("remove", &place))?,
+        }
+        remove_all(&trash)
+    }
+
     /// Removes a snapshot's files, which have no record any more.
     pub(super) fn remove_files(&self, id: u64) -> Result<(), LayersError> {
+        self.unmount_image(id)?;
         let (place, trash) = (self.snapshot(id), self.tmp("removed", id));
         match fs::rename(&place, &trash) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

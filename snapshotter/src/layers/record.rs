@@ -75,6 +75,31 @@ pub struct BlobRecord {
     pub digest: String,
     /// Its length.
     pub len_bytes: u64,
+    /// What it takes of the store: its length without its holes.
+    #[serde(default)]
+    pub allocated_bytes: u64,
+}
+
+/// Where the host's kernel finds the files of a committed snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Files {
+    /// In the directory that they were written to.
+    #[default]
+    Directory,
+    /// In its blob, which is mounted; the directory is gone.
+    Image,
+}
+
+impl Files {
+    /// As figures and lists have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Image => "image",
+        }
+    }
 }
 
 /// What containerd is told of a snapshot.
@@ -104,10 +129,27 @@ pub struct Record {
     /// What containerd knows.
     #[serde(flatten)]
     pub info: Info,
-    /// What it takes; of a committed snapshot.
+    /// What its directory took; of a committed snapshot.
     #[serde(default)]
     pub usage: Usage,
+    /// Where its files are.
+    #[serde(default)]
+    pub files: Files,
     /// Its blob; of a committed snapshot whose content EROFS can express.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blob: Option<BlobRecord>,
+}
+
+impl Record {
+    /// What a committed snapshot takes without its parents, its files counted once: the blob where it is mounted, else the directory (a blob
+    /// beside that comes on top).
+    #[must_use]
+    pub fn takes(&self) -> Usage {
+        match (&self.blob, self.files) {
+            (Some(blob), Files::Image) => {
+                Usage { size_bytes: blob.allocated_bytes, inodes: self.usage.inodes }
+            }
+            _ => self.usage,
+        }
+    }
 }

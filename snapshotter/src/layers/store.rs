@@ -3,9 +3,9 @@
 //! Owns [`Layers`]. Every change goes to disk first, its record last, and then into the catalogue. One lock covers the catalogue; the long part
 //! of a commit (reading the layer, writing its blob) runs without it, its key and name reserved meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -14,7 +14,8 @@ use super::catalog::{Catalog, normalise};
 use super::disk::{Disk, remove_all};
 use super::error::{LayersError, io_error};
 use super::filter::{Filter, any_matches};
-use super::record::{BlobRecord, Info, Kind, Record, Timestamp, Usage, VERSION};
+use super::mounts;
+use super::record::{BlobRecord, Files, Info, Kind, Record, Timestamp, Usage, VERSION};
 use super::usage;
 use crate::erofs::{self, BuildError, BuildOptions};
 use crate::lookup::{NOTE_VERSION, Note};
@@ -27,6 +28,8 @@ pub struct Options {
     pub durable: bool,
     /// New snapshots are refused when less than this is free.
     pub reserve_bytes: u64,
+    /// Mount the blobs of layers, so that their files are kept once; otherwise each layer also stays a directory.
+    pub mount_images: bool,
     /// Limits of blobs.
     pub build: BuildOptions,
 }
@@ -60,6 +63,31 @@ pub struct Recovered {
     pub swept: u64,
 }
 
+/// Options of every overlay.
+fn overlay_options() -> Vec<String> {
+    let has = |name: &str| Path::new("/sys/module/overlay/parameters").join(name).exists();
+    // As containerd's overlayfs snapshotter does: an index would tie an upper directory to its lower ones. And inode numbers of one
+    // device, though each mounted layer is one of its own.
+    let options = [("index", "index=off"), ("xino_auto", "xino=on")];
+    options.iter().filter(|(name, _)| has(name)).map(|(_, option)| (*option).to_owned()).collect()
+}
+
+/// Takes the mounts that stand below a store out of `wanted`, and unmounts those that are not in it; how many those were.
+fn take_over(disk: &Disk, wanted: &mut BTreeMap<PathBuf, u64>) -> Result<u64, LayersError> {
+    let root = disk.root();
+    let real = fs::canonicalize(root).map_err(io_error("look at", root))?;
+    let standing = mounts::standing(root).map_err(io_error("list the mounts below", root))?;
+    let mut stale = 0;
+    for point in standing.iter().rev() {
+        let inside = point.strip_prefix(&real).unwrap_or(point);
+        if wanted.remove(&root.join(inside)).is_none() {
+            mounts::unmount(point).map_err(io_error("unmount", point))?;
+            stale += 1;
+        }
+    }
+    Ok(stale)
+}
+
 /// All snapshots below one directory.
 #[derive(Debug)]
 pub struct Layers {
@@ -67,6 +95,8 @@ pub struct Layers {
     options: Options,
     catalog: Mutex<Catalog>,
     overlay_options: Vec<String>,
+    /// Committed snapshots whose blob should be mounted and is not, since that failed when the store was opened.
+    unmounted: Mutex<BTreeSet<u64>>,
 }
 
 impl Layers {
@@ -79,14 +109,23 @@ impl Layers {
         let disk = Disk::open(root, options.durable)?;
         let mut recovered = Recovered::default();
         let mut catalog = Catalog::new();
+        let mut mounted = BTreeMap::new();
         for record in disk.records()? {
-            if record.info.kind != Kind::Committed {
-                for path in [disk.blob(record.id), disk.blob_note(record.id)] {
-                    recovered.swept += u64::from(path.exists());
-                    remove_all(&path)?;
-                }
+            if record.info.kind == Kind::Committed && record.files == Files::Image {
+                mounted.insert(disk.image(record.id), record.id);
             }
             catalog.insert(record);
+        }
+        // Before any name is removed: what a killed daemon was making or removing may still be mounted.
+        let stale = take_over(&disk, &mut mounted)?;
+        recovered.swept += stale;
+        disk.empty_tmp()?;
+        for record in catalog.iter().filter(|record| record.info.kind != Kind::Committed) {
+            let id = record.id;
+            for path in [disk.blob(id), disk.blob_note(id), disk.image(id)] {
+                recovered.swept += u64::from(path.exists());
+                remove_all(&path)?;
+            }
         }
         for id in disk.snapshot_ids()? {
             if !catalog.iter().any(|record| record.id == id) {
@@ -94,11 +133,32 @@ impl Layers {
                 recovered.swept += 1;
             }
         }
+        for record in catalog.iter().filter(|record| record.files == Files::Image) {
+            disk.remove_directory(record.id)?;
+        }
+        // After a reboot, of a store on disk.
+        let mut unmounted = BTreeSet::new();
+        for id in mounted.into_values() {
+            if let Err(error) = disk.mount_image(id) {
+                tracing::error!(id, error = %error, "a layer cannot be used by runtimes on the host's kernel");
+                unmounted.insert(id);
+            }
+        }
+        if options.mount_images {
+            match mounts::probe(&disk) {
+                Ok(way) => tracing::info!(way = ?way, "layers are mounted from their images"),
+                Err(why) => {
+                    tracing::warn!(
+                        why,
+                        "layers stay directories beside their images, and take twice the memory"
+                    );
+                    options.mount_images = false;
+                }
+            }
+        }
         recovered.snapshots = catalog.len();
-        // As containerd's overlayfs snapshotter does: an index would tie an upper directory to its lower ones.
-        let index = Path::new("/sys/module/overlay/parameters/index").exists();
-        let overlay_options = if index { vec!["index=off".to_owned()] } else { Vec::new() };
-        Ok((Self { disk, options, catalog: Mutex::new(catalog), overlay_options }, recovered))
+        let (catalog, unmounted) = (Mutex::new(catalog), Mutex::new(unmounted));
+        Ok((Self { disk, options, catalog, overlay_options: overlay_options(), unmounted }, recovered))
     }
 
     fn lock(&self) -> MutexGuard<'_, Catalog> {
@@ -135,8 +195,16 @@ impl Layers {
         let mut info =
             Info { key: key.to_owned(), parent: parent.to_owned(), kind, created: now, updated: now, labels };
         normalise(&mut info);
-        let record = Record { version: VERSION, id, info, usage: Usage::default(), blob: None };
-        let parent_fs = catalog.parents(&record)?.first().map(|parent| self.disk.fs(parent.id));
+        let record = Record {
+            version: VERSION,
+            id,
+            info,
+            usage: Usage::default(),
+            files: Files::Directory,
+            blob: None,
+        };
+        self.check_mounted(&catalog, &record)?;
+        let parent_fs = catalog.parents(&record)?.first().map(|parent| self.disk.files(parent));
         let made = self
             .disk
             .make_snapshot(id, parent_fs.as_deref(), kind == Kind::Active)
@@ -161,13 +229,29 @@ impl Layers {
         if record.info.kind == Kind::Committed {
             return Err(LayersError::NotMountable { key: key.to_owned() });
         }
+        self.check_mounted(&catalog, record)?;
         self.mounts_of(&catalog, record)
+    }
+
+    /// Tries again to mount what could not be mounted at the start and `record` needs.
+    fn check_mounted(&self, catalog: &Catalog, record: &Record) -> Result<(), LayersError> {
+        let mut unmounted = self.unmounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if unmounted.is_empty() {
+            return Ok(());
+        }
+        for parent in catalog.parents(record)? {
+            if unmounted.contains(&parent.id) {
+                self.disk.mount_image(parent.id)?;
+                unmounted.remove(&parent.id);
+            }
+        }
+        Ok(())
     }
 
     /// One directory is a bind mount, several are an overlay.
     fn mounts_of(&self, catalog: &Catalog, record: &Record) -> Result<Vec<FsMount>, LayersError> {
         let lower: Vec<PathBuf> =
-            catalog.parents(record)?.iter().map(|parent| self.disk.fs(parent.id)).collect();
+            catalog.parents(record)?.iter().map(|parent| self.disk.files(parent)).collect();
         let view = record.info.kind == Kind::View;
         let text = |path: &Path| path.display().to_string();
         let alone = match lower.as_slice() {
@@ -197,6 +281,7 @@ impl Layers {
         let active = self.lock().begin_commit(name, key, &labels)?;
         let result = self.commit_reserved(name, &active, labels);
         if let Err(error) = result {
+            let _ = self.disk.unmount_image(active.id);
             let _ = remove_all(&self.disk.blob_note(active.id));
             let _ = remove_all(&self.disk.blob(active.id));
             let mut catalog = self.lock();
@@ -217,6 +302,7 @@ impl Layers {
         let usage = usage::of(&fs).map_err(io_error("count the files of", &fs))?;
         let blob = self.build_blob(name, id)?;
         self.disk.sync_files(id)?;
+        let files = if blob.is_some() { self.mount(name, id) } else { Files::Directory };
         let now = Timestamp::now();
         let mut info = Info {
             key: name.to_owned(),
@@ -227,15 +313,35 @@ impl Layers {
             labels,
         };
         normalise(&mut info);
-        let record = Record { version: VERSION, id, info, usage, blob };
+        let record = Record { version: VERSION, id, info, usage, files, blob };
         {
             let mut catalog = self.lock();
             self.disk.write_record(&record)?;
             catalog.committed(&active.info.key, record);
         }
-        // overlayfs needs it no more; what is left of it goes with the snapshot.
+        // They are needed no more; what is left of them goes with the snapshot.
         let _ = remove_all(&self.disk.work(id));
+        if files == Files::Image
+            && let Err(error) = self.disk.remove_directory(id)
+        {
+            tracing::warn!(snapshot = name, error = %error, "files of a layer that is mounted stay for now");
+        }
         Ok(())
+    }
+
+    /// Mounts the blob of a snapshot that is about to be committed; where that fails, its directory stays.
+    fn mount(&self, name: &str, id: u64) -> Files {
+        if !self.options.mount_images {
+            return Files::Directory;
+        }
+        match self.disk.mount_image(id) {
+            Ok(()) => Files::Image,
+            Err(error) => {
+                tracing::warn!(snapshot = name, error = %error, "this layer stays a directory beside its image");
+                let _ = self.disk.unmount_image(id);
+                Files::Directory
+            }
+        }
     }
 
     /// Makes the blob of a snapshot's files. `None` if EROFS cannot express them: runtimes on the host's kernel still can use them.
@@ -267,6 +373,7 @@ impl Layers {
             let _ = remove_all(&tmp);
             LayersError::Io { action: "check", path: tmp.clone(), source: std::io::Error::other(error) }
         })?;
+        let allocated_bytes = file.metadata().map_err(io_error("look at", &tmp))?.blocks() * 512;
         drop(file);
         let digest = digest.to_string();
         let twin = self.twin(&digest);
@@ -290,7 +397,7 @@ impl Layers {
             shared = twin.is_some(),
             "layer has its image"
         );
-        Ok(Some(BlobRecord { digest, len_bytes: report.len_bytes }))
+        Ok(Some(BlobRecord { digest, len_bytes: report.len_bytes, allocated_bytes }))
     }
 
     /// A snapshot whose blob has this digest.
@@ -379,7 +486,7 @@ impl Layers {
     pub fn usage(&self, key: &str) -> Result<Usage, LayersError> {
         let record = self.record(key)?;
         match record.info.kind {
-            Kind::Committed => Ok(record.usage),
+            Kind::Committed => Ok(record.takes()),
             Kind::View => Ok(Usage::default()),
             Kind::Active => {
                 let fs = self.disk.fs(record.id);
@@ -425,7 +532,11 @@ impl Layers {
     fn full(&self, space: Space, catalog: &Catalog) -> LayersError {
         let leaves =
             catalog.iter().filter(|r| r.info.kind == Kind::Committed && catalog.is_leaf(&r.info.key));
-        let bytes = |r: &Record| r.usage.size_bytes + r.blob.as_ref().map_or(0, |blob| blob.len_bytes);
+        let beside = |r: &Record| match (&r.blob, r.files) {
+            (Some(blob), Files::Directory) => blob.allocated_bytes,
+            _ => 0,
+        };
+        let bytes = |r: &Record| r.takes().size_bytes + beside(r);
         let advice = leaves.max_by_key(|record| bytes(record)).map(|record| {
             let mib = bytes(record).div_ceil(1 << 20);
             format!("; the largest layer that nothing is on top of is {} ({mib} MiB)", record.info.key)

@@ -168,6 +168,9 @@ pub struct LayerEntry {
     pub image_bytes: u64,
     /// sha256 of its image; empty: it has none.
     pub digest: String,
+    /// Where its files are: `image` (mounted), `directory`; empty: it has none of its own.
+    #[serde(default)]
+    pub files: String,
 }
 
 /// Figures of the store.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::channel::{Channel, Listener};
 use super::protocol::{LayerEntry, Refusal, Reply, Request, VERSION};
 use super::shelf::{Shelf, ShelfError};
-use crate::layers::Layers;
+use crate::layers::{Kind, Layers};
 use crate::snapshot::SnapshotId;
 
 /// Most connections at a time: a pod has one, seussctl another.
@@ -208,6 +208,10 @@ impl Connection<'_> {
                 for record in self.server.layers.records() {
                     let (image_bytes, digest) =
                         record.blob.map_or((0, String::new()), |blob| (blob.len_bytes, blob.digest));
+                    let files = match record.info.kind {
+                        Kind::View => String::new(),
+                        Kind::Active | Kind::Committed => record.files.as_str().to_owned(),
+                    };
                     self.say(&Reply::Layer(LayerEntry {
                         key: record.info.key,
                         parent: record.info.parent,
@@ -215,6 +219,7 @@ impl Connection<'_> {
                         unpacked_bytes: record.usage.size_bytes,
                         image_bytes,
                         digest,
+                        files,
                     }))?;
                 }
                 self.say(&Reply::Done)

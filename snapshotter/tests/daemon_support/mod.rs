@@ -12,6 +12,7 @@ use seuss_snapshotter::daemon::api::{
     RemoveSnapshotRequest, StatSnapshotRequest, UpdateSnapshotRequest, UsageRequest, UsageResponse,
     ViewSnapshotRequest,
 };
+use seuss_snapshotter::layers::backing;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -28,7 +29,13 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) async fn start(flags: &[&str]) -> Self {
         let shm = Path::new("/dev/shm");
-        let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
+        let dir = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+        Self::start_in(&dir, flags).await
+    }
+
+    /// With a store of its own below `dir`.
+    pub(crate) async fn start_in(dir: &Path, flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir_in(dir).unwrap();
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         let mut daemon = Self { child: None, dir, flags };
         daemon.restart().await;
@@ -85,6 +92,11 @@ impl Daemon {
         self.dir.path().join("store")
     }
 
+    /// What its next start is told; see [`Self::restart`].
+    pub(crate) fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
     fn socket(&self) -> PathBuf {
         self.dir.path().join("sock")
     }
@@ -113,6 +125,9 @@ impl Drop for Daemon {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if let Err(error) = backing::unmount_all(&self.root()) {
+            eprintln!("{error}");
         }
         if std::thread::panicking() {
             eprintln!("the daemon says:\n{}", self.log());
@@ -220,6 +235,26 @@ impl Client {
     }
 }
 
+/// Where images of layers are mounted below `root`.
+pub(crate) fn images_mounted(root: &Path) -> Vec<PathBuf> {
+    let root = std::fs::canonicalize(root).unwrap();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = table.lines().filter(|line| line.contains(" - erofs ")).map(|line| line.split(' ').nth(4));
+    points.flatten().map(PathBuf::from).filter(|point| point.starts_with(&root)).collect()
+}
+
+/// The directory of the layer that a view of it, or an active snapshot upon it, names first.
+pub(crate) fn nearest(mounts: &[Mount]) -> PathBuf {
+    let [mount] = mounts else { panic!("one mount, not {mounts:?}") };
+    match mount.r#type.as_str() {
+        "bind" => mount.source.clone().into(),
+        _ => {
+            let lower = mount.options.iter().find_map(|option| option.strip_prefix("lowerdir=")).unwrap();
+            lower.split(':').next().unwrap().into()
+        }
+    }
+}
+
 /// The directory that an active snapshot is written in: its bind mount's source, or its overlay's upper directory.
 pub(crate) fn upper(mounts: &[Mount]) -> PathBuf {
     let [mount] = mounts else { panic!("one mount, not {mounts:?}") };
@@ -252,10 +287,18 @@ pub(crate) fn skip(reason: &str) {
 /// Mounts `mounts` in a mount namespace of its own at a fresh directory and runs a shell script there; its output.
 pub(crate) fn mounted(mounts: &[Mount], script: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
+    let output = mounting(mounts, dir.path(), script).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {}: {stderr}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The command for that, with `dir` as the directory.
+pub(crate) fn mounting(mounts: &[Mount], dir: &Path, script: &str) -> Command {
     let mut text = String::from("set -e\n");
     for mount in mounts {
         let options = mount.options.join(",");
-        let (target, source) = (dir.path().display(), &mount.source);
+        let (target, source) = (dir.display(), &mount.source);
         if mount.r#type == "bind" {
             let (recursive, rest): (Vec<_>, Vec<_>) = mount.options.iter().partition(|o| *o == "rbind");
             assert!(!recursive.is_empty());
@@ -267,11 +310,10 @@ pub(crate) fn mounted(mounts: &[Mount], script: &str) -> String {
             text.push_str(&format!("mount -t {} -o '{options}' {source} {target}\n", mount.r#type));
         }
     }
-    text.push_str(&format!("cd {}\n{script}\n", dir.path().display()));
-    let output = Command::new("unshare").args(["--mount", "sh", "-c", &text]).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {}: {stderr}", output.status);
-    String::from_utf8(output.stdout).unwrap()
+    text.push_str(&format!("cd {}\n{script}\n", dir.display()));
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &text]);
+    command
 }
 
 /// Whether this user may mount.
