@@ -11,6 +11,7 @@ mod from_tar;
 mod layout;
 mod lower;
 mod reader;
+mod shared;
 mod tree;
 mod writer;
 

@@ -292,6 +292,47 @@ fn files_and_images_beyond_4_gib() {
 }
 
 #[test]
+fn equal_files_share_their_blocks() {
+    use std::os::unix::fs::MetadataExt;
+    let large = "large".repeat((3 << 20) / 5);
+    let almost = format!("{}x", &large[..large.len() - 1]);
+    let entries: [(&str, Item); 9] = [
+        ("a", file("one page")),
+        ("b", file("one page")),
+        ("large", file(&large)),
+        ("almost", file(&almost)),
+        ("zeros", file(&"\0".repeat(10_000))),
+        ("again", Item { mode: 0o755, ..file(&large) }),
+        ("zeros again", file(&"\0".repeat(10_000))),
+        ("almost again", file(&almost)),
+        ("last", file("something else")),
+    ];
+    let image = memfd();
+    let report = erofs::build_from_tar_layer(&tar(&entries)[..], &image, &BuildOptions::default()).unwrap();
+    erofs::check(&image, report.len_bytes).unwrap();
+    let of_large = (large.len() as u64).next_multiple_of(4096);
+    assert_eq!(report.shared_bytes, 4096 + 2 * of_large + 3 * 4096);
+    assert!(image.metadata().unwrap().blocks() * 512 < 2 * of_large + (1 << 20));
+    let reader = erofs::Reader::open(&image, report.len_bytes).unwrap();
+    let root = reader.inode(reader.root_nid()).unwrap();
+    let offset = |name: &str| reader.lookup(&root, name.as_bytes()).unwrap().unwrap().data_offset_bytes();
+    for (one, other) in [("a", "b"), ("large", "again"), ("almost", "almost again"), ("zeros", "zeros again")]
+    {
+        assert_eq!(offset(one), offset(other), "{one}");
+    }
+    assert_ne!(offset("large"), offset("almost"));
+    // All that was written after a file which turned out to be there is whole.
+    let got = of_image(&image);
+    for (path, item) in &entries {
+        assert_eq!(
+            (&got[path.as_bytes()].kind, got[path.as_bytes()].mode),
+            (&item.kind, item.mode),
+            "{path}"
+        );
+    }
+}
+
+#[test]
 fn the_layout_is_pinned() {
     // Snapshots refer to pages of these images. When this fails because the layout changed on purpose, change the
     // version in rootfs/cache.rs with it.
@@ -301,5 +342,5 @@ fn the_layout_is_pinned() {
     let mut bytes = vec![0; report.len_bytes as usize];
     std::os::unix::fs::FileExt::read_exact_at(&image, &mut bytes, 0).unwrap();
     let digest = seuss_snapshotter::digest::Digest::of(&bytes).to_string();
-    assert_eq!(digest, "sha256:ee51786ec473613189abc34e7dfbde6e5f2f75cf029ddca947811aeec40a63cf");
+    assert_eq!(digest, "sha256:a406031f9c777e0be0e2d8864d16480c9d7c6cc73aae0c3fc9656e102bc65b05");
 }

@@ -12,7 +12,7 @@
 //! (smaller files fill the gaps), so that a guest which has the image at a 2 MiB-aligned address can map them with
 //! large pages. Pages that are all zero are not written: the image is sparse. The metadata comes last because a tar
 //! stream tells sizes one file at a time; a start block in the superblock (`meta_blkaddr`) says where it is, which
-//! also keeps the root's 16-bit nid small.
+//! also keeps the root's 16-bit nid small. Files with equal content are one extent, also when they are no hard links.
 //!
 //! The same calls in the same order give the same bytes.
 
@@ -20,9 +20,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::{FallocateFlags, fallocate};
+
 use super::error::BuildError;
 use super::format::{self, BLOCK, BLOCK_BYTES, Superblock};
 use super::layout;
+use super::shared::Shared;
 use super::tree::{Body, Extent, Metadata, NodeId, Tree, Xattr, lossy};
 
 /// Blocks of a 2 MiB page.
@@ -71,8 +74,10 @@ pub struct BuildReport {
     pub regular_files: u64,
     /// Number of directories.
     pub directories: u64,
-    /// Bytes of file data.
+    /// Bytes of file data, equal files each time.
     pub data_bytes: u64,
+    /// Bytes of blocks that equal files did not need.
+    pub shared_bytes: u64,
     /// Extended attributes left out, because EROFS cannot express them or they belong to the host.
     pub skipped_xattrs: u64,
     /// Whether lower layers had a say (parents that the layer does not name, hard links to lower files): if so, the
@@ -89,6 +94,7 @@ pub struct Writer<'f> {
     next_block: u64,
     /// Free runs of blocks: start and length.
     gaps: Vec<(u64, u64)>,
+    shared: Shared,
     buffer: Vec<u8>,
     pub(crate) report: BuildReport,
 }
@@ -106,6 +112,7 @@ impl<'f> Writer<'f> {
             tree: Tree::new(options.entries_max, options.metadata_bytes_max),
             next_block: 1,
             gaps: Vec::new(),
+            shared: Shared::default(),
             buffer: Vec::new(),
             report: BuildReport::default(),
         })
@@ -178,13 +185,19 @@ impl<'f> Writer<'f> {
         if size_bytes == 0 {
             return Ok(Extent { start_block: 0, size_bytes });
         }
-        let start = self.allocate(format::blocks_of(size_bytes))?;
+        let before = (self.next_block, self.gaps.clone());
+        let blocks = format::blocks_of(size_bytes);
+        let start = self.allocate(blocks)?;
+        let mut beginning = Vec::new();
         self.buffer.resize(CHUNK_BYTES, 0);
         let mut done = 0;
         while done < size_bytes {
             let want = usize::try_from(size_bytes - done).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
             let got = read_full(reader, &mut self.buffer[..want])
                 .map_err(|source| BuildError::Data { path: lossy(path), source })?;
+            if done == 0 {
+                beginning.extend_from_slice(&self.buffer[..got.min(BLOCK)]);
+            }
             write_sparse(self.out, &self.buffer[..got], u64::from(start) * BLOCK_BYTES + done)?;
             done += got as u64;
             if got < want {
@@ -195,7 +208,19 @@ impl<'f> Writer<'f> {
                 });
             }
         }
-        Ok(Extent { start_block: start, size_bytes })
+        let offset_bytes = u64::from(start) * BLOCK_BYTES;
+        let failed = |source| BuildError::Output { offset_bytes, source };
+        let Some(start_block) = self.shared.find(self.out, start, size_bytes, &beginning).map_err(failed)?
+        else {
+            return Ok(Extent { start_block: start, size_bytes });
+        };
+        // Its blocks are free again, and zero, as those that were never written.
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(self.out, hole, offset_bytes, blocks * BLOCK_BYTES)
+            .map_err(|errno| failed(errno.into()))?;
+        (self.next_block, self.gaps) = before;
+        self.report.shared_bytes += blocks * BLOCK_BYTES;
+        Ok(Extent { start_block, size_bytes })
     }
 
     /// Writes metadata and superblock and sets the file's length.

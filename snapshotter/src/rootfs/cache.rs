@@ -20,7 +20,7 @@ use super::RootfsError;
 use crate::digest::Digest;
 
 /// Version of names and of the images' layout: changes when [`crate::erofs::Writer`] would place things differently.
-const VERSION: &str = "v1";
+const VERSION: &str = "v2";
 const TEMPORARY_PREFIX: &str = ".building-";
 /// A temporary file younger than this is left alone: its builder may not have locked it yet.
 const TEMPORARY_AGE: Duration = Duration::from_secs(60);
