@@ -9,6 +9,7 @@ pub mod run;
 pub mod snapshot;
 pub mod store;
 pub mod timings;
+pub mod transfer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

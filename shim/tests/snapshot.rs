@@ -162,6 +162,43 @@ fn a_clone_of_a_clone_of_a_clone() {
 }
 
 #[test]
+fn an_exported_snapshot_is_cloned_from_another_store() {
+    if skip_without_kvm() {
+        return;
+    }
+    let place = Place::new();
+    place.ok(&["run", "--rootfs", "root", "--memory", "64M", "--", "/state"]);
+    let ids = place.ids();
+    let last = ids.last().unwrap()["id"].as_str().unwrap();
+    // By name, and by the beginning of its id: once.
+    let exported = place.ok(&["snapshot", "export", "state", &last[..8], "moved.tar"]);
+    let imported = place.ok(&["snapshot", "import", "--store", "other", "moved.tar"]);
+    assert!(exported.lines().any(|id| id == last) && exported == imported, "{exported}{imported}");
+    let report = place.ok(&["snapshot", "import", "--store", "other", "--json", "moved.tar"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["added"].as_array().map(Vec::len), Some(0), "{report}");
+    let (here, there) =
+        (place.ok(&["run", "--from", last]), place.ok(&["run", "--store", "other", "--from", last]));
+    // The clones differ in what clones differ in.
+    assert_eq!((word(&here, 0), word(&here, 1)), (word(&there, 0), word(&there, 1)), "{here}{there}");
+    // Without the image of the root file system nothing can be cloned: who imports must have it.
+    place.ok(&["snapshot", "export", "--without-images", last, "bare.tar"]);
+    place.ok(&["snapshot", "import", "--store", "bare", "bare.tar"]);
+    let refused = place.seussctl(&["run", "--store", "bare", "--from", last]);
+    assert_eq!(refused.code, Some(125), "{}", refused.stderr);
+    let mut archive = fs::read(place.dir.path().join("moved.tar")).unwrap();
+    let middle = archive.len() / 2;
+    archive[middle] ^= 1;
+    fs::write(place.dir.path().join("damaged.tar"), archive).unwrap();
+    let refused = place.seussctl(&["snapshot", "import", "--store", "third", "damaged.tar"]);
+    assert_eq!(refused.code, Some(125));
+    assert!(refused.stderr.contains("digest"), "{}", refused.stderr);
+    let refused = place.seussctl(&["snapshot", "export", "nobody", "x.tar"]);
+    assert!(refused.stderr.contains("no snapshot \"nobody\""), "{}", refused.stderr);
+    assert!(!place.dir.path().join("x.tar").exists());
+}
+
+#[test]
 fn what_cannot_be_taken_or_restored_is_told() {
     if skip_without_kvm() {
         return;

@@ -56,6 +56,11 @@ impl Digest {
         Self { algorithm: Algorithm::Sha256, hex: to_hex(&Sha256::digest(bytes)) }
     }
 
+    /// A sha256 digest that was computed.
+    pub fn of_sha256(bytes: &[u8; 32]) -> Self {
+        Self { algorithm: Algorithm::Sha256, hex: to_hex(bytes) }
+    }
+
     /// The algorithm.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -2,8 +2,12 @@
 //!
 //! Used by tests/fuzz.rs, which mutates real files for a bounded time on stable Rust, and by `fuzz/`, cargo-fuzz targets for longer runs.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
+use crate::artifact::Archive;
 use crate::erofs::{self, Reader};
 use crate::snapshot::Manifest;
 
@@ -54,5 +58,18 @@ pub fn manifest(bytes: &[u8]) {
     if let Ok((manifest, id)) = Manifest::decode(bytes, Path::new("fuzz")) {
         let (encoded, again) = manifest.encode();
         assert!(encoded == bytes && again == id, "a manifest does not encode to what it was decoded from");
+    }
+}
+
+/// Opens an archive of memory snapshots, which reads all its documents.
+///
+/// # Panics
+/// There are no memory files here.
+pub fn artifact(bytes: &[u8]) {
+    let file = rustix::fs::memfd_create("fuzz", rustix::fs::MemfdFlags::CLOEXEC);
+    let mut file = File::from(file.expect("a memory file"));
+    file.write_all(bytes).expect("a memory file can be written");
+    if let Ok(archive) = Archive::open(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd()))) {
+        assert!(archive.ids().count() > 0, "an archive of nothing is accepted");
     }
 }

@@ -8,8 +8,10 @@
 //! - [`oci`]: OCI archives and layouts;
 //! - [`erofs`]: the file system images that guests map (format, writer, reader, check);
 //! - [`snapshot`]: memory snapshots (format, reader, writer, local store);
+//! - [`artifact`]: memory snapshots as OCI artifacts;
 //! - [`digest`]: content digests.
 
+pub mod artifact;
 mod compression;
 #[cfg(feature = "daemon")]
 pub mod daemon;

@@ -10,7 +10,7 @@ mod docker;
 mod error;
 mod image;
 mod layer;
-mod store;
+pub(crate) mod store;
 
 pub use error::OciError;
 pub use image::{Image, PLATFORM};

@@ -11,6 +11,7 @@ pub mod draft;
 mod error;
 pub mod manifest;
 pub mod reader;
+mod receive;
 pub mod store;
 
 #[cfg(test)]

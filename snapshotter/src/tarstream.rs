@@ -8,6 +8,7 @@
 //! The `tar` crate is not used here because it reads an extension header of any announced length into memory.
 
 mod header;
+pub(crate) mod write;
 
 use std::io::{self, Read, Seek, SeekFrom};
 

@@ -1,4 +1,4 @@
-//! A bounded fuzzer on stable Rust: real EROFS images and manifests, mutated, for `SEUSS_FUZZ_SECONDS` (2; `make test` takes more).
+//! A bounded fuzzer on stable Rust: real EROFS images, manifests and archives, mutated, for `SEUSS_FUZZ_SECONDS` (2; `make test` takes more).
 //!
 //! Mutations are followed by mending the checksum most of the time, so that they get past it. The sequence depends on the seed alone
 //! (`SEUSS_SEED`); a failure prints the round, and the input's path.
@@ -7,9 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use seuss_snapshotter::artifact::export;
 use seuss_snapshotter::erofs::{self, BuildOptions, format};
 use seuss_snapshotter::fuzz;
-use seuss_snapshotter::snapshot::{CpuSet, Facts, ImageRef, Level, PAGE, Store, manifest};
+use seuss_snapshotter::snapshot::{CpuSet, Facts, ImageRef, Level, PAGE, Snapshot, Store, manifest};
 use sha2::{Digest, Sha256};
 
 /// xorshift64*.
@@ -136,10 +137,9 @@ fn erofs_reader() {
     run("erofs", &seeds, mend_image, fuzz::erofs);
 }
 
-#[test]
-fn snapshot_manifest() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+/// A base and its child.
+fn snapshots(dir: &Path) -> [Snapshot; 2] {
+    let store = Store::open(dir).unwrap();
     let facts = || Facts {
         level: Level::Base,
         key: "key".into(),
@@ -162,11 +162,36 @@ fn snapshot_manifest() {
     let placed = draft.add_page(1, &[1; PAGE as usize]).unwrap();
     let base = draft.commit(facts(), &[placed], &[placed]).unwrap();
     let child = store.draft(Some(&base)).unwrap().commit(facts(), &[], &[placed]).unwrap();
-    let seeds = [base, child].map(|snapshot| {
+    [base, child]
+}
+
+#[test]
+fn snapshot_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let seeds = snapshots(dir.path()).map(|snapshot| {
         let path = dir.path().join("snapshots").join(snapshot.id().to_string()).join("manifest");
         let bytes = std::fs::read(path).unwrap();
         let all = 0..bytes.len();
         (bytes, vec![all.clone(), 8..64, 64..all.end])
     });
     run("manifest", &seeds, mend_manifest, fuzz::manifest);
+}
+
+/// Headers of tar: their sums are right again.
+fn mend_archive(bytes: &mut [u8]) {
+    for header in bytes.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+}
+
+#[test]
+fn snapshot_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut archive = Vec::new();
+    export(&mut archive, &snapshots(dir.path()), &mut |_| None).unwrap();
+    // Layout and index are in front, and nothing digests them.
+    let hot = vec![0..512, 1024..3072, 0..archive.len()];
+    run("archive", &[(archive, hot)], mend_archive, fuzz::artifact);
 }

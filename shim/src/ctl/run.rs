@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seuss_abi::spec::{InjectedFile, ProcessSpec};
+use seuss_snapshotter::artifact::ArtifactError;
 use seuss_snapshotter::rootfs::{BlobCache, RootfsError};
 use seuss_snapshotter::snapshot::{ImageRef, SnapshotError, Store};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,6 +62,15 @@ pub enum RunError {
     /// The store of snapshots.
     #[error(transparent)]
     Store(#[from] SnapshotError),
+    /// Snapshots cannot be exported or imported.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A tenant of a store that has none.
+    #[error("{store} is a directory: only the node's store, a socket, has tenants", store = .store.display())]
+    NoTenants {
+        /// Which.
+        store: PathBuf,
+    },
     /// The snapshot cannot be cloned here.
     #[error(transparent)]
     Origin(#[from] OriginError),

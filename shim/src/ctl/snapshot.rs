@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::RunArgs;
 use super::run::{RunError, boot_config, event_loop};
 use super::timings::Timings;
+use super::transfer::{ExportArgs, ImportArgs, run_export, run_import};
 use crate::guest::{Guest, GuestEvent};
 use crate::size::display_bytes;
 
@@ -31,6 +32,10 @@ pub enum SnapshotCommand {
     Rm(RmArgs),
     /// Compare the memory of two snapshots
     Diff(DiffArgs),
+    /// Write snapshots, and what they build on, to an archive of OCI artifacts
+    Export(ExportArgs),
+    /// Take the snapshots of such an archive in
+    Import(ImportArgs),
 }
 
 /// Where the snapshots are.
@@ -133,6 +138,8 @@ pub fn run(command: &SnapshotCommand) -> Result<u8, RunError> {
         SnapshotCommand::Inspect(args) => inspect(args)?,
         SnapshotCommand::Rm(args) => remove(args)?,
         SnapshotCommand::Diff(args) => diff(args)?,
+        SnapshotCommand::Export(args) => run_export(args)?,
+        SnapshotCommand::Import(args) => run_import(args)?,
     }
     Ok(0)
 }

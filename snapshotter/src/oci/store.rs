@@ -26,7 +26,7 @@ const DOCUMENT_BYTES_MAX: u64 = 8 << 20;
 
 /// An opened archive or layout.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     path: PathBuf,
     place: Place,
 }
@@ -46,14 +46,14 @@ enum Member {
 
 /// A blob's bytes.
 #[derive(Debug)]
-pub(super) struct BlobReader {
+pub(crate) struct BlobReader {
     file: Arc<File>,
     position: u64,
     left: u64,
 }
 
 impl BlobReader {
-    pub(super) fn left_bytes(&self) -> u64 {
+    pub(crate) fn left_bytes(&self) -> u64 {
         self.left
     }
 }
@@ -69,7 +69,7 @@ impl Read for BlobReader {
 }
 
 impl Store {
-    pub(super) fn open(path: &Path) -> Result<Self, OciError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, OciError> {
         let open_error = |source| OciError::Open { path: path.into(), source };
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rfs::open(path, flags, Mode::empty()).map_err(|e| open_error(e.into()))?;
@@ -89,12 +89,12 @@ impl Store {
         Ok(Self { path: path.into(), place })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A member by its name in the layout; `None` when there is none.
-    pub(super) fn find(&self, name: &str) -> Result<Option<BlobReader>, OciError> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<BlobReader>, OciError> {
         let read_error = |source| OciError::Read { name: name.to_owned(), source };
         match &self.place {
             Place::Directory(dir) => {
@@ -133,12 +133,12 @@ impl Store {
     }
 
     /// As [`Store::find`], for what must be there.
-    pub(super) fn get(&self, name: &str) -> Result<BlobReader, OciError> {
+    pub(crate) fn get(&self, name: &str) -> Result<BlobReader, OciError> {
         self.find(name)?.ok_or_else(|| OciError::Missing { name: name.to_owned() })
     }
 
     /// Reads a whole JSON document.
-    pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, OciError> {
+    pub(crate) fn document(&self, name: &str) -> Result<Vec<u8>, OciError> {
         let mut blob = self.get(name)?;
         let size_bytes = blob.left_bytes();
         if size_bytes > DOCUMENT_BYTES_MAX {

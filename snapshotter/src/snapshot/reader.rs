@@ -22,7 +22,7 @@ const WORKSET_MAGIC: [u8; 8] = *b"SEUSSWS1";
 /// Most pages of a working set.
 pub const WORKSET_MAX: usize = 1 << 16;
 /// Length of the longest file of one: magic, digest, three words a page.
-const WORKSET_BYTES_MAX: u64 = 8 + 32 + 12 * WORKSET_MAX as u64;
+pub const WORKSET_BYTES_MAX: u64 = 8 + 32 + 12 * WORKSET_MAX as u64;
 
 /// Frame `pfn` of the private window has the content of page `page` of the lineage's layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -249,20 +249,17 @@ impl Snapshot {
             Home::Own => read_at_most(&self.dir.join(WORKSET), WORKSET_BYTES_MAX).unwrap_or_default(),
             Home::Lent { known, .. } => known.clone(),
         };
-        let Some(body) = bytes.strip_prefix(&WORKSET_MAGIC) else { return Vec::new() };
-        let Some((digest, entries)) = body.split_first_chunk::<32>() else { return Vec::new() };
-        let computed: [u8; 32] = Sha256::digest(entries).into();
-        if computed != *digest {
-            return Vec::new();
-        }
-        let words: Vec<u32> =
-            entries.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
         let valid = |page: &WorkPage| {
             self.check_frame(page.pfn).is_ok() && self.check_frame(page.table).is_ok() && page.index < 512
         };
-        let pages =
-            words.as_chunks::<3>().0.iter().map(|&[pfn, table, index]| WorkPage { pfn, table, index });
-        pages.filter(valid).take(WORKSET_MAX).collect()
+        decode_working_set(&bytes).into_iter().filter(valid).collect()
+    }
+
+    /// The file `workset` as it would be written now; `None` where nothing is known.
+    #[must_use]
+    pub fn working_set_bytes(&self) -> Option<Vec<u8>> {
+        let pages = self.working_set();
+        (!pages.is_empty()).then(|| encode_working_set(&pages))
     }
 
     /// Keep a working set for later clones.
@@ -275,13 +272,7 @@ impl Snapshot {
             keeper.keep(self.id, pages);
             return Ok(());
         }
-        let entries: Vec<u8> = pages
-            .iter()
-            .flat_map(|page| [page.pfn, page.table, page.index])
-            .flat_map(u32::to_le_bytes)
-            .collect();
-        let digest: [u8; 32] = Sha256::digest(&entries).into();
-        let bytes = [&WORKSET_MAGIC[..], &digest, &entries].concat();
+        let bytes = encode_working_set(pages);
         let path = self.dir.join(WORKSET);
         let temporary = tempfile::NamedTempFile::new_in(&self.dir)
             .map_err(SnapshotError::io("make a file in", &self.dir))?;
@@ -293,6 +284,28 @@ impl Snapshot {
         })?;
         Ok(())
     }
+}
+
+/// A working set as the file `workset` has it.
+fn encode_working_set(pages: &[WorkPage]) -> Vec<u8> {
+    let entries: Vec<u8> =
+        pages.iter().flat_map(|page| [page.pfn, page.table, page.index]).flat_map(u32::to_le_bytes).collect();
+    let digest: [u8; 32] = Sha256::digest(&entries).into();
+    [&WORKSET_MAGIC[..], &digest, &entries].concat()
+}
+
+/// The pages of a file `workset`; none if it is damaged. Frames are not checked.
+#[must_use]
+pub fn decode_working_set(bytes: &[u8]) -> Vec<WorkPage> {
+    let Some(body) = bytes.strip_prefix(&WORKSET_MAGIC) else { return Vec::new() };
+    let Some((digest, entries)) = body.split_first_chunk::<32>() else { return Vec::new() };
+    let computed: [u8; 32] = Sha256::digest(entries).into();
+    if computed != *digest {
+        return Vec::new();
+    }
+    let words: Vec<u32> = entries.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let pages = words.as_chunks::<3>().0.iter().map(|&[pfn, table, index]| WorkPage { pfn, table, index });
+    pages.take(WORKSET_MAX).collect()
 }
 
 fn check_length(path: &Path, file: &File, wanted: SectionRef) -> Result<(), SnapshotError> {

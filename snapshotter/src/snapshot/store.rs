@@ -79,11 +79,11 @@ impl Store {
         &self.root
     }
 
-    fn snapshots_dir(&self) -> PathBuf {
+    pub(super) fn snapshots_dir(&self) -> PathBuf {
         self.root.join("snapshots")
     }
 
-    fn images_dir(&self) -> PathBuf {
+    pub(super) fn images_dir(&self) -> PathBuf {
         self.root.join("images")
     }
 
@@ -275,7 +275,7 @@ impl Store {
         Ok(image)
     }
 
-    fn image_path(&self, image: &ImageRef) -> PathBuf {
+    pub(super) fn image_path(&self, image: &ImageRef) -> PathBuf {
         let name: String = image.digest.iter().map(|byte| format!("{byte:02x}")).collect();
         self.images_dir().join(name)
     }
