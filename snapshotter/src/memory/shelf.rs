@@ -6,21 +6,23 @@
 //! **Tenants.** A snapshot of the base level is everybody's; one above it belongs to the tenant that put it, and only that tenant (and the
 //! node, the tenant without a name) sees it. So no lineage above the base level is shared.
 //!
-//! **Eviction.** When a new snapshot does not fit, the least recently used leaf that nobody leases and nobody pinned goes, then the next. A leased
-//! snapshot keeps its ancestors, since they are no leaves.
+//! `take` puts new snapshots in, `room` makes room for them.
+
+mod room;
+mod take;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::note::Note;
-use super::protocol::{Change, Entry, Figures, Fit, Refusal};
-use crate::snapshot::{Level, Manifest, Snapshot, SnapshotError, SnapshotId, Store, WorkPage, manifest};
+use super::protocol::{Change, Entry, Fit, Refusal};
+use crate::snapshot::{Level, Manifest, Snapshot, SnapshotError, SnapshotId, Store, WorkPage};
 
 /// Files of a snapshot, in the order in which they are put.
 const FILES: [&str; 3] = ["pages", "tables", "manifest"];
@@ -235,76 +237,6 @@ impl Shelf {
             .ok_or_else(|| ShelfError::new(Refusal::NotFound, format!("there is no snapshot {id}")))
     }
 
-    /// Takes a new snapshot in: `sources` are `pages`, `tables` and `manifest`, each read to its end. Evicts what must go for it. One that is there
-    /// already stays as it is.
-    ///
-    /// # Errors
-    /// [`Refusal::Damaged`]: the manifest is none, or the data is not what it says; [`Refusal::NotFound`]: the tenant does not see its parent;
-    /// [`Refusal::Full`]. Nothing is left behind.
-    pub fn put(
-        &self,
-        tenant: &str,
-        mut sources: [File; 3],
-        labels: BTreeMap<String, String>,
-        pinned: bool,
-    ) -> Result<Entry, ShelfError> {
-        let draft = {
-            let mut state = self.lock();
-            state.drafts += 1;
-            Draft::new(self.snapshots().join(format!(".draft-put-{}", state.drafts)))?
-        };
-        let limits =
-            [self.options.budget_bytes, self.options.budget_bytes, (manifest::BODY_MAX + 4096) as u64];
-        for ((name, source), limit) in FILES.iter().zip(&mut sources).zip(limits) {
-            draft.receive(name, source, limit)?;
-        }
-        // Sizes, then every digest: what gets a name is what its manifest says.
-        let snapshot = Snapshot::open(&draft.dir)?;
-        snapshot.verify()?;
-        let id = snapshot.id();
-        let mut item = self.item(&snapshot);
-        item.note = Note { tenant: tenant.to_owned(), labels, pinned, used_ns: now_ns() };
-        item.note.labels.retain(|_, value| !value.is_empty());
-        let mut state = self.lock();
-        self.refresh(&mut state)?;
-        if state.items.get(&id).is_some_and(|there| there.visible_to(tenant)) {
-            return state.entry(id).ok_or_else(|| ShelfError::new(Refusal::NotFound, "it is gone"));
-        }
-        if let Some(parent) = item.manifest.parent {
-            self.find_id(&mut state, tenant, &parent.to_string())?;
-        }
-        let keep = item.manifest.parent;
-        self.make_room(&mut state, item.bytes, keep)?;
-        let failed = |error: std::io::Error| {
-            ShelfError::new(Refusal::Internal, format!("cannot keep snapshot {id}: {error}"))
-        };
-        // The note first: without one, a snapshot would be seen by the node alone; with one and no snapshot, it is swept.
-        item.note.write(&self.notes, &id.to_string()).map_err(failed)?;
-        draft.publish(&self.snapshots().join(id.to_string())).map_err(failed)?;
-        item.verified = stamp(&self.snapshots().join(id.to_string())).ok();
-        state.items.insert(id, item);
-        state.tell(Change::Added, id);
-        state.entry(id).ok_or_else(|| ShelfError::new(Refusal::NotFound, "it is gone"))
-    }
-
-    /// Evicts until `bytes` more fit; `keep` and its ancestors stay.
-    fn make_room(&self, state: &mut State, bytes: u64, keep: Option<SnapshotId>) -> Result<(), ShelfError> {
-        let budget = self.options.budget_bytes;
-        while state.used_bytes() + bytes > budget {
-            let Some(victim) = state.victim(keep) else {
-                let used = state.used_bytes();
-                let message = format!(
-                    "the store of memory snapshots is full: {used} of {budget} bytes are used, {bytes} more are needed, and everything is leased, \
-                     pinned or built upon; remove snapshots (seussctl store rm), unpin them, or raise memory_budget"
-                );
-                return Err(ShelfError::new(Refusal::Full, message));
-            };
-            self.drop_item(state, victim, Change::Evicted)?;
-            state.evicted += 1;
-        }
-        Ok(())
-    }
-
     fn drop_item(&self, state: &mut State, id: SnapshotId, change: Change) -> Result<(), ShelfError> {
         self.store.remove(id, false)?;
         let _ = fs::remove_file(self.notes.join(id.to_string()));
@@ -312,24 +244,6 @@ impl Shelf {
         tracing::info!(snapshot = %id, change = ?change, "snapshot is gone");
         state.tell(change, id);
         Ok(())
-    }
-
-    /// Evicts unused leaves, the least recently used first, until at most `bytes` are used, as far as there are any.
-    ///
-    /// # Errors
-    /// The directory cannot be changed.
-    pub fn shrink(&self, bytes: u64) -> Result<Vec<SnapshotId>, ShelfError> {
-        let mut state = self.lock();
-        self.refresh(&mut state)?;
-        let mut gone = Vec::new();
-        while state.used_bytes() > bytes
-            && let Some(victim) = state.victim(None)
-        {
-            self.drop_item(&mut state, victim, Change::Evicted)?;
-            state.evicted += 1;
-            gone.push(victim);
-        }
-        Ok(gone)
     }
 
     /// Opens a snapshot and leases it. Its digests are compared the first time, and again when somebody wrote to its files.
@@ -497,36 +411,6 @@ impl Shelf {
             .map_err(|error| ShelfError::new(Refusal::Damaged, format!("snapshot {id} is damaged: {error}")))
     }
 
-    /// Figures.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub fn figures(&self) -> Result<Figures, ShelfError> {
-        let mut state = self.lock();
-        self.refresh(&mut state)?;
-        let kept = |id: &SnapshotId| {
-            // A snapshot stays if it or anything that builds on it is leased or pinned.
-            let mut pending = vec![*id];
-            while let Some(id) = pending.pop() {
-                if state.leases.contains_key(&id) || state.items.get(&id).is_some_and(|item| item.note.pinned)
-                {
-                    return true;
-                }
-                pending.extend(state.children(id));
-            }
-            false
-        };
-        let evictable = state.items.iter().filter(|(id, _)| !kept(id)).map(|(_, item)| item.bytes).sum();
-        Ok(Figures {
-            budget_bytes: self.options.budget_bytes,
-            used_bytes: state.used_bytes(),
-            evictable_bytes: evictable,
-            snapshots: state.items.len() as u64,
-            leases: state.leases.values().sum(),
-            evicted: state.evicted,
-        })
-    }
-
     /// Everything that happens from now on.
     #[must_use]
     pub fn watch(&self) -> Receiver<(Change, SnapshotId)> {
@@ -549,23 +433,9 @@ impl Item {
 }
 
 impl State {
-    fn used_bytes(&self) -> u64 {
-        self.items.values().map(|item| item.bytes).sum()
-    }
-
     fn children(&self, id: SnapshotId) -> Vec<SnapshotId> {
         let children = self.items.iter().filter(|(_, item)| item.manifest.parent == Some(id));
         children.map(|(id, _)| *id).collect()
-    }
-
-    fn victim(&self, keep: Option<SnapshotId>) -> Option<SnapshotId> {
-        let free = self.items.iter().filter(|(id, item)| {
-            !item.note.pinned
-                && Some(**id) != keep
-                && !self.leases.contains_key(id)
-                && self.children(**id).is_empty()
-        });
-        free.min_by_key(|(id, item)| (item.note.used_ns, **id)).map(|(id, _)| *id)
     }
 
     fn tell(&mut self, change: Change, id: SnapshotId) {
@@ -612,59 +482,4 @@ fn stamp(dir: &Path) -> std::io::Result<Stamp> {
         ))
     };
     Ok(Stamp([of(FILES[0])?, of(FILES[1])?, of(FILES[2])?]))
-}
-
-/// A directory that becomes a snapshot or vanishes.
-#[derive(Debug)]
-struct Draft {
-    dir: PathBuf,
-}
-
-impl Draft {
-    fn new(dir: PathBuf) -> Result<Self, ShelfError> {
-        fs::create_dir(&dir).map_err(|error| {
-            ShelfError::new(Refusal::Internal, format!("cannot make {}: {error}", dir.display()))
-        })?;
-        Ok(Self { dir })
-    }
-
-    /// Copies `source` to its end into the file `name`.
-    fn receive(&self, name: &str, source: &mut File, limit: u64) -> Result<(), ShelfError> {
-        let path = self.dir.join(name);
-        let failed = |error: std::io::Error| {
-            let full = error.kind() == std::io::ErrorKind::StorageFull;
-            let refusal = if full { Refusal::Full } else { Refusal::Internal };
-            ShelfError::new(refusal, format!("cannot take the {name} of a snapshot in: {error}"))
-        };
-        let mut file = File::create_new(&path).map_err(failed)?;
-        let mut buffer = vec![0; 1 << 20];
-        let mut taken = 0;
-        loop {
-            let got = match source.read(&mut buffer) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                got => got.map_err(failed)?,
-            };
-            if got == 0 {
-                break;
-            }
-            taken += got as u64;
-            if taken > limit {
-                let message = format!("the {name} of a snapshot has more than {limit} bytes");
-                return Err(ShelfError::new(Refusal::Full, message));
-            }
-            file.write_all(&buffer[..got]).map_err(failed)?;
-        }
-        file.set_permissions(fs::Permissions::from_mode(0o400)).map_err(failed)
-    }
-
-    fn publish(self, place: &Path) -> std::io::Result<()> {
-        fs::rename(&self.dir, place)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // After `publish` it is not there any more.
-        let _ = fs::remove_dir_all(&self.dir);
-    }
 }

@@ -1,0 +1,121 @@
+//! New snapshots come in.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::super::note::Note;
+use super::super::protocol::{Change, Entry, Refusal};
+use super::{FILES, Shelf, ShelfError, now_ns, stamp};
+use crate::snapshot::{Snapshot, manifest};
+
+impl Shelf {
+    /// Takes a new snapshot in: `sources` are `pages`, `tables` and `manifest`, each read to its end. Evicts what must go for it. One that is there
+    /// already stays as it is.
+    ///
+    /// # Errors
+    /// [`Refusal::Damaged`]: the manifest is none, or the data is not what it says; [`Refusal::NotFound`]: the tenant does not see its parent;
+    /// [`Refusal::Full`]. Nothing is left behind.
+    pub fn put(
+        &self,
+        tenant: &str,
+        mut sources: [File; 3],
+        labels: BTreeMap<String, String>,
+        pinned: bool,
+    ) -> Result<Entry, ShelfError> {
+        let draft = {
+            let mut state = self.lock();
+            state.drafts += 1;
+            Draft::new(self.snapshots().join(format!(".draft-put-{}", state.drafts)))?
+        };
+        let limits =
+            [self.options.budget_bytes, self.options.budget_bytes, (manifest::BODY_MAX + 4096) as u64];
+        for ((name, source), limit) in FILES.iter().zip(&mut sources).zip(limits) {
+            draft.receive(name, source, limit)?;
+        }
+        // Sizes, then every digest: what gets a name is what its manifest says.
+        let snapshot = Snapshot::open(&draft.dir)?;
+        snapshot.verify()?;
+        let id = snapshot.id();
+        let mut item = self.item(&snapshot);
+        item.note = Note { tenant: tenant.to_owned(), labels, pinned, used_ns: now_ns() };
+        item.note.labels.retain(|_, value| !value.is_empty());
+        let mut state = self.lock();
+        self.refresh(&mut state)?;
+        if state.items.get(&id).is_some_and(|there| there.visible_to(tenant)) {
+            return state.entry(id).ok_or_else(|| ShelfError::new(Refusal::NotFound, "it is gone"));
+        }
+        if let Some(parent) = item.manifest.parent {
+            self.find_id(&mut state, tenant, &parent.to_string())?;
+        }
+        let keep = item.manifest.parent;
+        self.make_room(&mut state, item.bytes, keep)?;
+        let failed = |error: std::io::Error| {
+            ShelfError::new(Refusal::Internal, format!("cannot keep snapshot {id}: {error}"))
+        };
+        // The note first: without one, a snapshot would be seen by the node alone; with one and no snapshot, it is swept.
+        item.note.write(&self.notes, &id.to_string()).map_err(failed)?;
+        draft.publish(&self.snapshots().join(id.to_string())).map_err(failed)?;
+        item.verified = stamp(&self.snapshots().join(id.to_string())).ok();
+        state.items.insert(id, item);
+        state.tell(Change::Added, id);
+        state.entry(id).ok_or_else(|| ShelfError::new(Refusal::NotFound, "it is gone"))
+    }
+}
+
+/// A directory that becomes a snapshot or vanishes.
+#[derive(Debug)]
+struct Draft {
+    dir: PathBuf,
+}
+
+impl Draft {
+    fn new(dir: PathBuf) -> Result<Self, ShelfError> {
+        fs::create_dir(&dir).map_err(|error| {
+            ShelfError::new(Refusal::Internal, format!("cannot make {}: {error}", dir.display()))
+        })?;
+        Ok(Self { dir })
+    }
+
+    /// Copies `source` to its end into the file `name`.
+    fn receive(&self, name: &str, source: &mut File, limit: u64) -> Result<(), ShelfError> {
+        let path = self.dir.join(name);
+        let failed = |error: std::io::Error| {
+            let full = error.kind() == std::io::ErrorKind::StorageFull;
+            let refusal = if full { Refusal::Full } else { Refusal::Internal };
+            ShelfError::new(refusal, format!("cannot take the {name} of a snapshot in: {error}"))
+        };
+        let mut file = File::create_new(&path).map_err(failed)?;
+        let mut buffer = vec![0; 1 << 20];
+        let mut taken = 0;
+        loop {
+            let got = match source.read(&mut buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                got => got.map_err(failed)?,
+            };
+            if got == 0 {
+                break;
+            }
+            taken += got as u64;
+            if taken > limit {
+                let message = format!("the {name} of a snapshot has more than {limit} bytes");
+                return Err(ShelfError::new(Refusal::Full, message));
+            }
+            file.write_all(&buffer[..got]).map_err(failed)?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(0o400)).map_err(failed)
+    }
+
+    fn publish(self, place: &Path) -> std::io::Result<()> {
+        fs::rename(&self.dir, place)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // After `publish` it is not there any more.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
