@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::Arc;
 
-use daemon_support::Daemon;
+use daemon_support::{Daemon, may_mount, skip};
 use seuss_snapshotter::memory::protocol::{Change, Entry, Fit, Refusal};
 use seuss_snapshotter::memory::{Client, ClientError};
 use seuss_snapshotter::snapshot::{
@@ -68,6 +68,35 @@ impl Workshop {
     fn put(&self, client: &Client, snapshot: &Snapshot) -> Result<Entry, ClientError> {
         let files = self.files(snapshot);
         client.put(files.each_ref().map(AsFd::as_fd), &BTreeMap::new(), false)
+    }
+}
+
+/// A tmpfs of its own, unmounted when it is dropped.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn new(size: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = std::ffi::CString::new(format!("size={size}")).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("seuss-test", dir.path(), "tmpfs", flags, data.as_c_str()).unwrap();
+        Self(dir)
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let stat = rustix::fs::statvfs(self.0.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// As layers do.
+    fn fill(&self, name: &str, bytes: u64) {
+        std::fs::write(self.0.path().join(name), vec![1; bytes as usize]).unwrap();
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
     }
 }
 
@@ -374,4 +403,60 @@ async fn watchers_hear_what_they_may_see() {
     assert_eq!(blue.join().unwrap(), base_events);
     let [added, changed] = base_events;
     assert_eq!(red.join().unwrap(), [added, (Change::Added, id), changed]);
+}
+
+/// Layers and memory snapshots share a tmpfs: its reserve stays free, whatever the budget allows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_go_when_layers_need_the_space() {
+    if !may_mount() {
+        skip("needs root (mounts)");
+        return;
+    }
+    const MIB: u64 = 1 << 20;
+    let tmpfs = Tmpfs::new("40m");
+    let daemon = Daemon::start_in(tmpfs.0.path(), &["--memory-budget", "30MiB", "--reserve", "6MiB"]).await;
+    let client = Client::connect(&daemon.store_socket(), "").unwrap();
+    let shop = Workshop::new();
+    // A bit more than 4 MiB each: 16 of the 30 MiB of the budget.
+    let snapshots: Vec<_> =
+        (0..8).map(|n| shop.make(None, Level::Base, &format!("key {n}"), 1050, n)).collect();
+    for snapshot in &snapshots[..4] {
+        shop.put(&client, snapshot).unwrap();
+    }
+    assert_eq!(client.usage().unwrap().evicted, 0);
+    // Layers take what was left: the next one does not fit beside them.
+    tmpfs.fill("layers", tmpfs.free_bytes() - 7 * MIB);
+    shop.put(&client, &snapshots[4]).unwrap();
+    assert_eq!(client.usage().unwrap().evicted, 1);
+    refused(client.stat(&snapshots[0].id().to_string()), Refusal::NotFound, "no snapshot");
+    assert!(tmpfs.free_bytes() >= 6 * MIB);
+    // Through pipes, too, whose content tells its size only when it is read.
+    let [pages, tables, manifest] = shop.files(&snapshots[5]);
+    let piped = [pages, tables, manifest].map(|mut file| {
+        let (end, mut start) = std::io::pipe().unwrap();
+        (end, std::thread::spawn(move || std::io::copy(&mut file, &mut start)))
+    });
+    let ends = piped.each_ref().map(|(end, _)| end.as_fd());
+    client.put(ends, &BTreeMap::new(), false).unwrap();
+    assert_eq!(client.usage().unwrap().evicted, 2);
+    assert!(tmpfs.free_bytes() >= 6 * MIB);
+    // What is leased or pinned stays, and then it is said, and nothing else is lost for it.
+    let kept = [2, 3, 4].map(|n: usize| snapshots[n].id().to_string());
+    kept.iter().for_each(|id| client.pin(id, true).unwrap());
+    client.get(&snapshots[5].id().to_string()).unwrap();
+    let before = (tmpfs.free_bytes(), client.usage().unwrap());
+    refused(shop.put(&client, &snapshots[6]), Refusal::Full, "beside the image layers");
+    assert_eq!(client.usage().unwrap(), before.1);
+    // The daemon's log is on it, too.
+    assert!(tmpfs.free_bytes().abs_diff(before.0) < 64 << 10);
+    // Two would have to go, one could: it stays.
+    client.pin(&kept[0], false).unwrap();
+    let large = shop.make(None, Level::Base, "large", 2200, 9);
+    refused(shop.put(&client, &large), Refusal::Full, "raise the size");
+    client.stat(&kept[0]).unwrap();
+    shop.put(&client, &snapshots[6]).unwrap();
+    refused(client.stat(&kept[0]), Refusal::NotFound, "no snapshot");
+    std::fs::remove_file(tmpfs.0.path().join("layers")).unwrap();
+    shop.put(&client, &snapshots[7]).unwrap();
+    assert_eq!(client.usage().unwrap().evicted, 3);
 }

@@ -76,8 +76,9 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
     };
     let (layers, recovered) = Layers::open(&config.root, options)?;
     tracing::info!(snapshots = recovered.snapshots, swept = recovered.swept, "store is open");
-    let shelf =
-        Shelf::open(&config.root.join("memory"), ShelfOptions { budget_bytes: config.memory_budget_bytes })?;
+    let options =
+        ShelfOptions { budget_bytes: config.memory_budget_bytes, reserve_bytes: config.reserve_bytes };
+    let shelf = Shelf::open(&config.root.join("memory"), options)?;
     let (layers, shelf) = (Arc::new(layers), Arc::new(shelf));
     let metrics = Arc::new(Metrics::new(Arc::clone(&shelf)));
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;

@@ -63,6 +63,8 @@ impl From<SnapshotError> for ShelfError {
 pub struct ShelfOptions {
     /// What all snapshots together may take.
     pub budget_bytes: u64,
+    /// What stays free of the file system below, which image layers share.
+    pub reserve_bytes: u64,
 }
 
 /// A file's identity: another one means that somebody wrote to it.

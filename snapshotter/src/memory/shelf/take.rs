@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::super::note::Note;
 use super::super::protocol::{Change, Entry, Refusal};
 use super::{FILES, Shelf, ShelfError, now_ns, stamp};
-use crate::snapshot::{Snapshot, manifest};
+use crate::snapshot::{Manifest, Snapshot, manifest};
 
 impl Shelf {
     /// Takes a new snapshot in: `sources` are `pages`, `tables` and `manifest`, each read to its end. Evicts what must go for it. One that is there
@@ -30,10 +30,18 @@ impl Shelf {
             state.drafts += 1;
             Draft::new(self.snapshots().join(format!(".draft-put-{}", state.drafts)))?
         };
+        // What is a pipe tells nothing before it is read.
+        let announced = peek(&sources[2]);
+        let parent = announced.as_ref().and_then(|manifest| manifest.parent);
+        let bytes = announced.map_or(0, |it| it.pages.len_bytes.saturating_add(it.tables.len_bytes));
+        // More than the budget is refused below, and nothing has to go for it.
+        if bytes <= self.options.budget_bytes {
+            self.make_space(bytes, parent)?;
+        }
         let limits =
             [self.options.budget_bytes, self.options.budget_bytes, (manifest::BODY_MAX + 4096) as u64];
         for ((name, source), limit) in FILES.iter().zip(&mut sources).zip(limits) {
-            draft.receive(name, source, limit)?;
+            draft.receive(name, source, limit, |bytes| self.make_space(bytes, parent))?;
         }
         // Sizes, then every digest: what gets a name is what its manifest says.
         let snapshot = Snapshot::open(&draft.dir)?;
@@ -65,6 +73,19 @@ impl Shelf {
     }
 }
 
+/// The manifest that is about to be read, where it is a file. Its word is not taken for more than for how much may come.
+fn peek(mut source: &File) -> Option<Manifest> {
+    if !source.metadata().ok()?.is_file() {
+        return None;
+    }
+    let at = source.stream_position().ok()?;
+    let mut bytes = Vec::new();
+    let read = source.take((manifest::HEADER_BYTES + manifest::BODY_MAX + 1) as u64).read_to_end(&mut bytes);
+    source.seek(SeekFrom::Start(at)).ok()?;
+    read.ok()?;
+    Manifest::decode(&bytes, Path::new(FILES[2])).ok().map(|(manifest, _)| manifest)
+}
+
 /// A directory that becomes a snapshot or vanishes.
 #[derive(Debug)]
 struct Draft {
@@ -79,8 +100,14 @@ impl Draft {
         Ok(Self { dir })
     }
 
-    /// Copies `source` to its end into the file `name`.
-    fn receive(&self, name: &str, source: &mut File, limit: u64) -> Result<(), ShelfError> {
+    /// Copies `source` to its end into the file `name`; `make_space` is asked before bytes are written.
+    fn receive(
+        &self,
+        name: &str,
+        source: &mut File,
+        limit: u64,
+        make_space: impl Fn(u64) -> Result<(), ShelfError>,
+    ) -> Result<(), ShelfError> {
         let path = self.dir.join(name);
         let failed = |error: std::io::Error| {
             let full = error.kind() == std::io::ErrorKind::StorageFull;
@@ -103,6 +130,7 @@ impl Draft {
                 let message = format!("the {name} of a snapshot has more than {limit} bytes");
                 return Err(ShelfError::new(Refusal::Full, message));
             }
+            make_space(got as u64)?;
             file.write_all(&buffer[..got]).map_err(failed)?;
         }
         file.set_permissions(fs::Permissions::from_mode(0o400)).map_err(failed)
