@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 use common::skip_without_kvm;
 
 const SEUSSCTL: &str = env!("CARGO_BIN_EXE_seussctl");
+/// Programs of tests/programs.
+const NAMES: [&str; 3] = ["state", "depth", "held"];
 
 /// A root file system with the C programs of `tests/programs`, and a store beside it.
 struct Place {
@@ -28,10 +30,10 @@ fn programs() -> &'static Path {
     static PROGRAMS: OnceLock<tempfile::TempDir> = OnceLock::new();
     let dir = PROGRAMS.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["state", "depth"] {
+        for name in NAMES {
             let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.c"));
             let status = Command::new("cc")
-                .args(["-static", "-O1", "-pthread", "-frounding-math", "-o"])
+                .args(["-static", "-O1", "-pthread", "-frounding-math", "-mavx", "-o"])
                 .arg(dir.path().join(name))
                 .arg(source)
                 .arg("-lm")
@@ -48,9 +50,10 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir_all(root.join("tmp")).unwrap();
-        for name in ["state", "depth"] {
+        for name in NAMES {
             fs::copy(programs().join(name), root.join(name)).unwrap();
         }
+        fs::write(root.join("data"), "what the image has").unwrap();
         Self { dir }
     }
 
@@ -102,6 +105,29 @@ fn every_kind_of_state_survives_and_clones_differ() {
     // Two at once, more than once.
     place.ok(&["clone", "--quiet", "-n", "8", "-j", "2", "state"]);
     place.ok(&["snapshot", "inspect", "state"]);
+}
+
+/// Times in milliseconds since the program began to wait: what waited for a time of day or of CLOCK_BOOTTIME is late by nothing, what waited for a span waits for its rest.
+#[test]
+fn waiters_and_timers_go_on_and_follow_their_clocks() {
+    if skip_without_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let after_ms = 3000;
+    let numbers = |line: &str| -> Vec<u64> {
+        [1, 3, 5, 7].map(|at| word(line, at).parse().unwrap_or_else(|_| panic!("{line}"))).into()
+    };
+    let line =
+        place.ok(&["run", "--rootfs", "root", "--memory", "64M", "--", "/held", &after_ms.to_string()]);
+    let [generation, first, due, span] = numbers(&line)[..] else { panic!("{line}") };
+    assert!(generation == 0 && first >= after_ms && due >= after_ms && span >= after_ms, "{line}");
+    // By now the time has come.
+    for _ in 0..2 {
+        let line = place.ok(&["run", "--from", "held"]);
+        let [generation, first, due, span] = numbers(&line)[..] else { panic!("{line}") };
+        assert!(generation == 1 && first < after_ms && due < after_ms && span >= after_ms, "{line}");
+    }
 }
 
 #[test]

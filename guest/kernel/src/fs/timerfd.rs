@@ -4,6 +4,7 @@ use super::env::Env;
 use super::file::{File, FileOps};
 use super::notify::Notifier;
 use crate::errno::{Errno, Result};
+use crate::kernel::timers::{Base, Jump};
 use crate::mem::user::Sink;
 use crate::wait::Readiness;
 use alloc::rc::Rc;
@@ -41,12 +42,27 @@ impl Setting {
     }
 }
 
+/// TFD_TIMER_CANCEL_ON_SET: whether reads fail once the wall clock has been set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum OnSet {
+    /// Not asked for.
+    #[default]
+    Goes,
+    /// Asked for.
+    Cancels,
+    /// The clock was set, and nobody has been told.
+    Cancelled,
+}
+
 /// A timer. Who sets it also arms the library OS's timer, which calls [`TimerFile::fired`] at the expiry.
 pub struct TimerFile {
     env: Rc<Env>,
     /// CLOCK_* of timerfd_create(2).
     clock: u32,
     setting: Cell<Setting>,
+    /// What the expiry follows when clocks jump.
+    base: Cell<Base>,
+    on_set: Cell<OnSet>,
     /// Counts settings: an expiry that was armed for an older one is void.
     generation: Cell<u64>,
     notifier: Notifier,
@@ -60,6 +76,8 @@ impl TimerFile {
             env: env.clone(),
             clock,
             setting: Cell::default(),
+            base: Cell::default(),
+            on_set: Cell::default(),
             generation: Cell::new(0),
             notifier: Notifier::new(&env.woken),
         })
@@ -78,9 +96,24 @@ impl TimerFile {
     }
 
     /// Set it; expiries that were not read are forgotten. Returns the old state, and the generation to arm the expiry with.
-    pub fn set(&self, setting: Setting) -> (Setting, u64) {
+    /// `is_cancelled`: it is, when the wall clock is set.
+    pub fn set(&self, setting: Setting, base: Base, is_cancelled: bool) -> (Setting, u64) {
+        self.base.set(base);
+        self.on_set.set(if is_cancelled { OnSet::Cancels } else { OnSet::Goes });
         self.generation.set(self.generation.get() + 1);
         (self.setting.replace(setting), self.generation.get())
+    }
+
+    /// The clocks have jumped. Returns when the timer expires now, and the generation to arm that with.
+    pub fn jumped(&self, jump: Jump) -> (u64, u64) {
+        let setting = self.setting.get();
+        let expires_ns = jump.shift(setting.expires_ns, self.base.get());
+        self.setting.set(Setting { expires_ns, ..setting });
+        if jump.realtime_ns != 0 && self.on_set.get() == OnSet::Cancels {
+            self.on_set.set(OnSet::Cancelled);
+            self.notifier.notify(Readiness::READABLE);
+        }
+        (expires_ns, self.generation.get())
     }
 
     /// An expiry that was armed in `generation` is due. Returns when the next one is.
@@ -100,6 +133,10 @@ impl FileOps for TimerFile {
         if sink.remaining() < 8 {
             return Err(Errno::EINVAL);
         }
+        if self.on_set.get() == OnSet::Cancelled {
+            self.on_set.set(OnSet::Cancels);
+            return Err(Errno::ECANCELED);
+        }
         let (count, after) = self.setting.get().expirations(self.env.machine.monotonic_ns());
         if count == 0 {
             return Err(Errno::EAGAIN);
@@ -110,7 +147,8 @@ impl FileOps for TimerFile {
 
     fn poll(&self, _file: &File) -> Readiness {
         let (count, _) = self.setting.get().expirations(self.env.machine.monotonic_ns());
-        if count > 0 { Readiness::READABLE } else { Readiness::empty() }
+        let is_cancelled = self.on_set.get() == OnSet::Cancelled;
+        if count > 0 || is_cancelled { Readiness::READABLE } else { Readiness::empty() }
     }
 
     fn notifier(&self) -> Option<&Notifier> {

@@ -80,6 +80,7 @@ impl Kernel {
     /// Bring everything that the CPU holds into memory.
     fn park_all(&self, keep_large_images: bool) -> Result {
         self.account();
+        self.note_clocks();
         if let Some(thread) = self.current() {
             self.save_bases(&thread);
             if thread.state.get() == State::Runnable {
@@ -194,6 +195,7 @@ impl Kernel {
         for space in self.spaces() {
             space.borrow_mut().wipe();
         }
+        self.follow_clocks();
         self.change_environments(&restored.spec.env);
         self.fs.env.handles.restored(&restored.spec.stdio);
         if let Err(errno) = self.fs.env.uplink.after_restore() {

@@ -10,6 +10,7 @@ pub mod events;
 mod fault_address;
 mod identity;
 pub mod info;
+mod jump;
 pub mod life;
 mod oom;
 pub mod patch;

@@ -4,6 +4,7 @@ use super::call::Call;
 use super::table::{Entry, full, partial};
 use crate::errno::{Errno, Stop, SysResult};
 use crate::kernel::Kernel;
+use crate::kernel::timers::Base;
 use crate::mem::area::Backing;
 use crate::mem::space::Access;
 use crate::task::futex::Key;
@@ -148,7 +149,9 @@ fn wait(
             (true, false) => span,
             (true, true) => kernel.realtime_to_monotonic(span),
         };
-        call.thread.progress.borrow_mut().deadline_ns = Some(deadline);
+        let mut progress = call.thread.progress.borrow_mut();
+        progress.deadline_ns = Some(deadline);
+        progress.deadline_base = Base::of(u64::from(operation & CLOCK_REALTIME == 0), absolute);
     }
     if call.thread.progress.borrow().interrupted {
         return Err(Stop::Wait);

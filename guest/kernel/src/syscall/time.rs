@@ -4,6 +4,7 @@ use super::call::Call;
 use super::table::{Entry, full, partial};
 use crate::errno::{Errno, Result, Stop, SysResult};
 use crate::kernel::Kernel;
+use crate::kernel::timers::Base;
 use crate::task::process::Process;
 
 /// The family.
@@ -176,9 +177,13 @@ fn clock_nanosleep(call: &mut Call<'_>) -> SysResult {
     let wanted = timespec_ns(seconds, nanos)?;
     if flags & TIMER_ABSTIME == 0 {
         let deadline = call.deadline(wanted);
+        call.thread.progress.borrow_mut().deadline_base = Base::of(clock, false);
         return sleep_until(call, deadline, remaining);
     }
     let deadline = call.kernel.machine.monotonic_ns().saturating_add(wanted.saturating_sub(now));
-    call.thread.progress.borrow_mut().deadline_ns = Some(deadline);
+    let mut progress = call.thread.progress.borrow_mut();
+    progress.deadline_ns = Some(deadline);
+    progress.deadline_base = Base::of(clock, true);
+    drop(progress);
     sleep_until(call, deadline, 0)
 }

@@ -5,7 +5,7 @@ use super::table::{Entry, full, partial};
 use super::time::{process_cpu_ns, timespec_ns};
 use crate::errno::{Errno, Result, SysResult};
 use crate::kernel::Kernel;
-use crate::kernel::timers::Timer;
+use crate::kernel::timers::{Base, Timer};
 use crate::task::process::{IntervalTimer, LIMIT_CPU, Pid, PosixTimer, Process, UNLIMITED};
 use crate::task::signal::{SIGALRM, SIGKILL, SIGNAL_MAX, SIGPROF, SIGVTALRM, SIGXCPU, SignalInfo};
 use alloc::rc::Rc;
@@ -252,6 +252,7 @@ fn timer_settime(call: &mut Call<'_>) -> SysResult {
     };
     let previous = core::mem::replace(&mut timer.state, IntervalTimer { expires_ns, interval_ns: interval });
     timer.overrun = 0;
+    timer.base = Base::of(timer.clock, flags & 1 != 0);
     call.process.posix_timers.borrow_mut().insert(id as u32, timer);
     if expires_ns != 0 {
         kernel.timers.arm(expires_ns, Timer::Posix(call.process.pid, id as u32));

@@ -4,6 +4,7 @@ use super::credentials::Credentials;
 use super::signal::{Actions, Pending};
 use crate::fs::notify::Notifier;
 use crate::fs::{FdTable, FsContext, Node};
+use crate::kernel::timers::Base;
 use crate::mem::space::Space;
 use crate::wait::{Tid, WaitQueue, Woken};
 use alloc::collections::BTreeMap;
@@ -89,6 +90,8 @@ pub struct PosixTimer {
     pub value: u64,
     /// Expiry and period.
     pub state: IntervalTimer,
+    /// What the expiry follows when clocks jump.
+    pub base: Base,
     /// Expiries that the last signal stands for beyond the first.
     pub overrun: u32,
 }

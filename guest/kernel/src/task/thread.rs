@@ -2,7 +2,7 @@
 
 use super::process::Process;
 use super::signal::{Pending, SignalSet};
-use crate::kernel::timers::TimerKey;
+use crate::kernel::timers::{Base, TimerKey};
 use crate::wait::Tid;
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 use alloc::rc::Rc;
@@ -192,6 +192,8 @@ pub type Calling = Rc<RefCell<Option<Rc<Thread>>>>;
 pub struct Progress {
     /// When the call times out (CLOCK_MONOTONIC).
     pub deadline_ns: Option<u64>,
+    /// What the deadline follows when clocks jump.
+    pub deadline_base: Base,
     /// Bytes moved before the call had to wait.
     pub bytes: u64,
     /// The call has waited at least once.

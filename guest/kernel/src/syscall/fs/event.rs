@@ -9,7 +9,7 @@ use crate::fs::eventfd::EventCounter;
 use crate::fs::file::flags::{O_CLOEXEC, O_NONBLOCK, O_RDWR};
 use crate::fs::inotify::{Adding, Inotify, event};
 use crate::fs::timerfd::{Setting, TimerFile};
-use crate::kernel::timers::Timer;
+use crate::kernel::timers::{Base, Timer};
 use alloc::rc::Rc;
 
 /// The family.
@@ -19,7 +19,7 @@ pub const TABLE: &[Entry] = &[
     full(255, "inotify_rm_watch", inotify_rm_watch),
     partial(283, "timerfd_create", timerfd_create, "no alarm clocks' wake-up from suspend"),
     full(284, "eventfd", |call| eventfd(call, 0)),
-    partial(286, "timerfd_settime", timerfd_settime, "no TFD_TIMER_CANCEL_ON_SET"),
+    partial(286, "timerfd_settime", timerfd_settime, "TFD_TIMER_CANCEL_ON_SET tells of restores only"),
     full(287, "timerfd_gettime", timerfd_gettime),
     full(290, "eventfd2", |call| eventfd(call, call.args[1])),
     full(294, "inotify_init1", |call| inotify(call, call.args[0])),
@@ -89,7 +89,10 @@ fn timerfd_settime(call: &mut Call<'_>) -> SysResult {
         }
         .max(1),
     };
-    let (before, generation) = timer.set(Setting { expires_ns, interval_ns });
+    let absolute = flags & ABSTIME != 0;
+    let base = Base::of(timer.clock().into(), absolute);
+    let is_cancelled = flags & CANCEL_ON_SET != 0 && base == Base::Realtime;
+    let (before, generation) = timer.set(Setting { expires_ns, interval_ns }, base, is_cancelled);
     if expires_ns != 0 {
         kernel.timers.arm(expires_ns, Timer::Descriptor(Rc::downgrade(&timer), generation));
     }
