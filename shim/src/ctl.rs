@@ -105,6 +105,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", requires = "store", default_value = "")]
     pub snapshot_name: String,
 
+    /// Take a base snapshot, named NAME-base, when the program is about to look at what is not its runtime's, as a pod does
+    #[arg(long, requires = "store", conflicts_with = "from")]
+    pub base: bool,
+
     /// Which image, by name, if the archive holds several
     #[arg(long, value_name = "NAME")]
     pub image: Option<String>,

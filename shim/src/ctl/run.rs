@@ -200,7 +200,7 @@ fn sink(
         store,
         images: known,
         keys: Keys::AsNamed,
-        base: false,
+        base: args.base,
         name: args.snapshot_name.clone(),
         command,
         terminal,

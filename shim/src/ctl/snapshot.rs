@@ -72,10 +72,6 @@ pub struct CreateArgs {
     #[arg(long, conflicts_with = "after_ms")]
     pub ready: bool,
 
-    /// Before, take a base snapshot: when the program is about to look at what is not its runtime's, as a pod's does. It is named NAME-base
-    #[arg(long)]
-    pub base: bool,
-
     /// Level of a snapshot that is taken after a time, or when the program is ready
     #[arg(long, value_enum, default_value = "function")]
     pub level: LevelName,
@@ -146,11 +142,10 @@ pub fn run(command: &SnapshotCommand) -> Result<u8, RunError> {
 
 fn create(args: &CreateArgs) -> Result<(), RunError> {
     let mut timings = Timings::default();
-    let mut config = boot_config(&args.run, false, &mut timings)?;
-    let Some(sink) = &mut config.snapshots else {
+    let config = boot_config(&args.run, false, &mut timings)?;
+    let Some(sink) = &config.snapshots else {
         return Err(RunError::NotTaken("--store DIR is needed".into()));
     };
-    sink.base = args.base;
     let store = Arc::clone(&sink.store);
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let (is_ready, mut ready) = mpsc::unbounded_channel();
@@ -177,7 +172,7 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
         loop {
             tokio::select! {
                 outcome = outcomes.recv() => match outcome {
-                    Some(Ok(id)) if args.base && is_base(&store, id) => {
+                    Some(Ok(id)) if args.run.base && is_base(&store, id) => {
                         println!("{id}");
                         continue;
                     }

@@ -5,8 +5,8 @@
 //! are known, but not shown. A look that they would answer is a *hit*: it ends the phase, the system call that looked starts again after the snapshot, and
 //! the layers above are hung in ([`attach`]): in the guest that was captured its own, in a clone those of its image.
 //!
-//! **Which layers are the runtime's** is found out on the way: those up to the one that holds the first process' program, scripts apart. If the program then looks for another
-//! program in a layer above that is not the topmost one (`env`, a shell), the layers up to that one belong to the runtime, too, and the phase goes on.
+//! **Which layers are the runtime's** is found out on the way: those up to the one that holds the first process' program, scripts apart. If that then looks for another
+//! program (`env`, a shell), or for a shared library, in a layer above that is not the topmost one, the layers up to that one belong to the runtime, too, and the phase goes on.
 //!
 //! What a program has learnt from the runtime's layers must still be true then: names that it has found or missed, and directories that it has listed, must not be answered
 //! otherwise by the layers above. If they are, the clone is refused ([`Conflict`]).
@@ -167,6 +167,11 @@ fn look_above(uppers: &[Lower], name: &[u8]) -> Result<Above> {
     Ok(if directories.is_empty() { Above::Nothing } else { Above::Directories(directories) })
 }
 
+/// Whether the dynamic loader looks for files of this name (ld.so(8)): they belong to programs. A layer that brings some has an `ld.so.cache` of its own, as ldconfig(8) writes it.
+fn is_loaders(name: &[u8]) -> bool {
+    name == b"ld.so.cache" || name.ends_with(b".so") || name.windows(4).any(|part| part == b".so.")
+}
+
 /// The roots of `images`, of which the lowest is layer `first`; the youngest comes first.
 fn roots(first: u8, images: &[Rc<Image>]) -> Result<Vec<Lower>> {
     let mut roots = Vec::new();
@@ -193,8 +198,8 @@ impl Node {
             Above::Directories(uppers) => uppers,
             Above::Other(found) => {
                 let is_program = match found.inode.mode & S_IFMT {
-                    S_IFREG => found.inode.mode & 0o111 != 0,
-                    S_IFLNK => self.location().name.ends_with(b"bin"),
+                    S_IFREG => found.inode.mode & 0o111 != 0 || is_loaders(name),
+                    S_IFLNK => self.location().name.ends_with(b"bin") || is_loaders(name),
                     _ => false,
                 };
                 phase.program_in.set(is_program.then_some(found.layer));

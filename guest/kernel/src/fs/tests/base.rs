@@ -21,7 +21,14 @@ fn runtime() -> Item {
 fn application() -> Item {
     Item::dir(vec![
         ("app", Item::dir(vec![("main.py", Item::file(b"main"))]).mode(0o700)),
-        ("usr", Item::dir(vec![("lib", Item::dir(vec![("flask.py", Item::file(b"flask"))]).mode(0o711))])),
+        (
+            "usr",
+            Item::dir(vec![(
+                "lib",
+                Item::dir(vec![("flask.py", Item::file(b"flask")), ("libflask.so.2", Item::file(b"elf"))])
+                    .mode(0o711),
+            )]),
+        ),
     ])
 }
 
@@ -118,7 +125,7 @@ fn what_the_layers_above_would_answer_is_a_hit_and_is_there_afterwards() {
     phase.end(&phase.images).unwrap();
     assert_eq!(phase.world.content("/app/main.py").unwrap(), b"main");
     assert_eq!(phase.world.content("/usr/lib/flask.py").unwrap(), b"flask");
-    assert_eq!(phase.world.names("/usr/lib").unwrap(), ["flask.py", "os.py", "site.py"]);
+    assert_eq!(phase.world.names("/usr/lib").unwrap(), ["flask.py", "libflask.so.2", "os.py", "site.py"]);
     let lib = phase.look("/usr/lib").unwrap().stat();
     assert_eq!((lib.mode & 0o777, lib.nlink), (0o711, 2));
     assert_eq!(phase.look("/").unwrap().stat().nlink, 2 + 3);
@@ -234,6 +241,8 @@ fn programs_of_the_layers_between_belong_to_the_runtime() {
     // What `Kernel::extend_runtime` does.
     attach(&phase.world.root, 1, &phase.images[..1], Some(&phase.images[1..])).unwrap();
     assert!(phase.look("/usr/bin/python").is_ok() && phase.look("/usr/lib/os.py").is_ok());
+    assert!(phase.hits("/usr/lib/libflask.so.2"));
+    assert_eq!(phase.world.env.base.take_program(), Some(2), "the loader's files, executable or not");
     assert!(phase.hits("/usr/lib/flask.py"));
     assert_eq!(phase.world.env.base.take_program(), None, "not executable");
     phase.world.env.base.end();
