@@ -247,6 +247,38 @@ async fn layers_of_both_kinds_are_stacked() {
 }
 
 #[tokio::test]
+async fn without_loop_devices_layers_stay_directories() {
+    needs_root!();
+    let mut daemon = Daemon::start(&[]).await;
+    let mut client = daemon.client().await;
+    let one = layer(&mut client, "one", "").await;
+    daemon.kill();
+    // As a kernel that has none, and so cannot mount files of a tmpfs.
+    daemon.set_before(Some("mount --bind /dev/null /dev/loop-control"));
+    daemon.restart().await;
+    assert!(daemon.log().contains("layers stay directories"), "{}", daemon.log());
+    let mut client = daemon.client().await;
+    let two = layer(&mut client, "two", "one").await;
+    assert!(two.ends_with("fs") && lookup::layer_blob(&two).unwrap().is_some());
+    assert!(!two.with_file_name("image").exists());
+    let usage = client.usage("two").await.unwrap();
+    assert!(usage.size >= 99_999 && usage.inodes == 2, "{usage:?}");
+    // What was mounted is still used.
+    let mounts = client.prepare("run", "two").await.unwrap();
+    assert_eq!(mounted(&mounts, "cat one two | wc -c"), "199998\n");
+    client.remove("run").await.unwrap();
+    daemon.kill();
+    daemon.set_before(None);
+    daemon.restart().await;
+    let mut client = daemon.client().await;
+    assert_eq!(images_mounted(&daemon.root()), std::slice::from_ref(&one));
+    let three = layer(&mut client, "three", "two").await;
+    assert!(three.ends_with("image"));
+    let mounts = client.prepare("run", "three").await.unwrap();
+    assert_eq!(mounted(&mounts, "cat one two three | wc -c"), "299998\n");
+}
+
+#[tokio::test]
 async fn inode_numbers_are_those_of_one_device() {
     needs_root!();
     let daemon = Daemon::start(&[]).await;

@@ -24,6 +24,8 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     dir: tempfile::TempDir,
     flags: Vec<String>,
+    /// A shell command that comes before it, in a mount namespace of its own.
+    before: Option<String>,
 }
 
 impl Daemon {
@@ -37,7 +39,7 @@ impl Daemon {
     pub(crate) async fn start_in(dir: &Path, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir_in(dir).unwrap();
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut daemon = Self { child: None, dir, flags };
+        let mut daemon = Self { child: None, dir, flags, before: None };
         daemon.restart().await;
         daemon
     }
@@ -64,7 +66,16 @@ impl Daemon {
     pub(crate) fn spawn(&mut self) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_seuss-snapshotter"))
+        let binary = env!("CARGO_BIN_EXE_seuss-snapshotter");
+        let mut command = match &self.before {
+            None => Command::new(binary),
+            Some(script) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", &format!("{script} && exec \"$@\""), "sh", binary]);
+                command
+            }
+        };
+        let child = command
             .arg("--root")
             .arg(self.root())
             .arg("--socket")
@@ -95,6 +106,11 @@ impl Daemon {
     /// What its next start is told; see [`Self::restart`].
     pub(crate) fn set_flags(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
+    /// Its next starts are in a mount namespace of its own, after `script`.
+    pub(crate) fn set_before(&mut self, script: Option<&str>) {
+        self.before = script.map(str::to_owned);
     }
 
     fn socket(&self) -> PathBuf {
