@@ -460,3 +460,20 @@ async fn snapshots_go_when_layers_need_the_space() {
     shop.put(&client, &snapshots[7]).unwrap();
     assert_eq!(client.usage().unwrap().evicted, 3);
 }
+
+/// A daemon in a PID namespace of its own does not see the processes of its clients, and serves them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_outside_of_the_pid_namespace_are_served() {
+    if !may_mount() {
+        skip("needs root (namespaces)");
+        return;
+    }
+    let mut daemon = Daemon::start(&[]).await;
+    daemon.kill();
+    daemon.set_before(Some("exec unshare --pid --fork --kill-child \"$@\"; true"));
+    daemon.restart().await;
+    let client = Client::connect(&daemon.store_socket(), "").unwrap();
+    let shop = Workshop::new();
+    shop.put(&client, &shop.make(None, Level::Base, "key", 10, 1)).unwrap();
+    assert_eq!(client.list().unwrap().len(), 1);
+}

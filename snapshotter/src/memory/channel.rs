@@ -16,6 +16,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::peer;
 use super::protocol::{DESCRIPTORS_MAX, MESSAGE_BYTES_MAX};
 
 /// Connections that wait to be accepted.
@@ -86,7 +87,7 @@ impl Channel {
     /// # Errors
     /// getsockopt(2)'s.
     pub fn peer_uid(&self) -> io::Result<u32> {
-        Ok(sockopt::socket_peercred(&self.0)?.uid.as_raw())
+        peer::uid(&self.0)
     }
 
     /// Sends a message with descriptors.
