@@ -1,6 +1,7 @@
 //! Memory snapshots of pods: the first one of a kind is captured when it is ready, the next one is restored from that without being told to.
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,7 @@ use seuss_e2e::need::{self, Failure};
 use seuss_e2e::runtime::Runtime;
 use seuss_e2e::servers::{self, Server};
 use seuss_e2e::tools::Version;
+use seuss_e2e::{command, paths};
 
 /// Generous: a loaded machine must not fail a test.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const IDENTITY: &str = include_str!("../programs/identity_server.py");
 /// What the shim logs when a container starts from a snapshot.
 const RESTORED: &str = "restored from a snapshot";
+/// Whose snapshots those of pods are: the pods' Kubernetes namespace.
+const TENANT: &str = "default";
 /// Figures of the daemon.
 const SNAPSHOTS: &str = "seuss_snapshotter_memory_snapshots";
 const LEASES: &str = "seuss_snapshotter_memory_leases";
@@ -307,6 +311,48 @@ fn the_store_comes_back(node: &mut Containerd) -> Result<()> {
     second.remove()
 }
 
+/// `seussctl snapshot` on a node's store, as the tenant of its pods.
+fn seussctl_snapshot(node: &Containerd, verb: &str, words: &[&str]) -> Result<String> {
+    let mut command = Command::new(paths::target().join("release/seussctl"));
+    command.args(["snapshot", verb, "--tenant", TENANT, "--store"]).arg(node.snapshotter().store_socket());
+    Ok(String::from_utf8(command::output(command.args(words))?)?)
+}
+
+/// What was ready on one node is restored on another one, which has never started it: the layers that both pull give the same images.
+fn a_snapshot_moves(version: Version) -> Result<(), Failure> {
+    let spec = |image: &str| ContainerSpec::new("main", image).command(&["python3", "-c", IDENTITY]);
+    let dir = tempfile::tempdir().map_err(anyhow::Error::from)?;
+    let archive = dir.path().join("moved.tar");
+    let archive = archive.to_str().context("a path in UTF-8")?;
+    let Some(node) = start(version, &["python"])? else { return Ok(()) };
+    let capture = || {
+        let first = Pod::start(&node, sandbox(&node, "first"), &spec(&node.import("python")?))?;
+        wait_for_snapshots(&node, 1)?;
+        let mut list = Command::new(paths::target().join("release/seussctl"));
+        list.args(["store", "ls", "--store"]).arg(node.snapshotter().store_socket());
+        let list = String::from_utf8(command::output(&mut list)?)?;
+        let id = list.lines().nth(1).and_then(|line| line.split(' ').next()).context(list.clone())?;
+        let exported = seussctl_snapshot(&node, "export", &[id, archive])?;
+        ensure!(exported.trim() == id, "{exported}");
+        let started = first.who()?["started"].clone();
+        first.remove()?;
+        Ok((exported, started))
+    };
+    let (exported, started) = capture().map_err(|error| node.explain(error))?;
+    drop(node);
+    let Some(node) = start(version, &["python"])? else { return Ok(()) };
+    let restore = || {
+        let imported = seussctl_snapshot(&node, "import", &[archive])?;
+        ensure!(imported == exported, "{imported} instead of {exported}");
+        let pod = Pod::start(&node, sandbox(&node, "second"), &spec(&node.import("python")?))?;
+        let who = pod.who()?;
+        ensure!(restores(&node)? == 1 && who["generation"] == 1, "{who:#}");
+        ensure!(who["started"] == started && who["hostname"] == "second", "{started} {who:#}");
+        pod.remove()
+    };
+    Ok(restore().map_err(|error| node.explain(error))?)
+}
+
 macro_rules! cases {
     ($($module:ident = $version:ident;)*) => {
         $(mod $module {
@@ -355,6 +401,11 @@ macro_rules! cases {
             #[test]
             fn gunicorn_with_flask() -> Result<(), Failure> {
                 run(&["flask"], |node| a_restored_server_answers(node, servers::GUNICORN))
+            }
+
+            #[test]
+            fn a_snapshot_moves() -> Result<(), Failure> {
+                super::a_snapshot_moves(Version::$version)
             }
 
             #[test]

@@ -153,7 +153,7 @@ pub fn run_export(args: &ExportArgs) -> Result<(), RunError> {
     } else {
         println!("{}", ids.join("\n"));
         eprintln!(
-            "{} snapshots, {} images, {}",
+            "snapshots: {}, images: {}, {}",
             ids.len(),
             exported.images,
             display_bytes(exported.len_bytes)
