@@ -21,6 +21,8 @@ except ImportError:
     VERSION = None
 
 STARTED = uuid.uuid4().hex
+# Its state is in the snapshot, then.
+ssl.RAND_bytes(16)
 answered = 0
 
 

@@ -115,20 +115,57 @@ fn no_two_clones_are_alike() -> Result<(), Failure> {
         include_str!("../programs/identity_server.py")
     );
     shop.capture("python", &["python3", "-c", &program])?;
+    Ok(are_different(
+        &shop,
+        "who/port",
+        &["getrandom", "uuid4", "ssl", "random", "hostname", "id", "port"],
+        &["started", "answered", "generation"],
+    )?)
+}
+
+#[test]
+fn no_two_clones_of_node_are_alike() -> Result<(), Failure> {
+    let Some(shop) = Shop::new("node")? else { return Ok(()) };
+    // The module as the image would have it.
+    let addon = shop.dir.path().join("seuss.node");
+    let source = paths::repository().join("guest/sdk/node/seuss.c");
+    command::output(
+        Command::new("cc").args(["-shared", "-fPIC", "-O2", "-s", "-o"]).arg(&addon).arg(source),
+    )?;
+    let addon = std::fs::read(&addon).context("the add-on")?;
+    let addon: String = addon.iter().map(|byte| format!("{byte:02x}")).collect();
+    let module =
+        serde_json::to_string(include_str!("../../guest/sdk/node/seuss.js")).context("the module")?;
+    let program = format!(
+        "const fs = require('fs'); fs.writeFileSync('/tmp/seuss.node', Buffer.from('{addon}', 'hex'));\n\
+         fs.writeFileSync('/tmp/seuss.js', {module});\n(() => {{ {} }})();",
+        include_str!("../programs/identity_server.js")
+    );
+    shop.capture("node", &["node", "-e", &program])?;
+    Ok(are_different(
+        &shop,
+        "who",
+        &["bytes", "async", "uuid", "web", "math", "key", "hostname", "id"],
+        &["started", "restored", "answered", "generation"],
+    )?)
+}
+
+/// Clones answer with another value of each of `different`, and with the same of each of `same`.
+fn are_different(shop: &Shop, path: &str, different: &[&str], same: &[&str]) -> Result<()> {
     let began = since_epoch();
-    let bodies = shop.ask(clones(), "who/port")?;
+    let bodies = shop.ask(clones(), path)?;
     let ended = since_epoch();
     let who: Vec<Value> =
         bodies.iter().map(|body| serde_json::from_str(body)).collect::<Result<_, _>>().context("answers")?;
     check(who.len() == clones(), || format!("{} answers", who.len()))?;
-    for key in ["getrandom", "uuid4", "ssl", "random", "hostname", "id", "port"] {
-        let values: BTreeSet<String> = who.iter().map(|who| who[key].to_string()).collect();
+    for key in different {
+        let values: BTreeSet<String> = who.iter().map(|who| who[*key].to_string()).collect();
         check(values.len() == who.len(), || {
             format!("{key}: {} different ones of {}", values.len(), who.len())
         })?;
     }
-    for key in ["started", "answered", "generation"] {
-        let values: BTreeSet<String> = who.iter().map(|who| who[key].to_string()).collect();
+    for key in same {
+        let values: BTreeSet<String> = who.iter().map(|who| who[*key].to_string()).collect();
         check(values.len() == 1, || format!("{key}: {values:?}"))?;
     }
     // One after the other: a clock that stood still, or went on from the snapshot's time, would show.
@@ -138,5 +175,5 @@ fn no_two_clones_are_alike() -> Result<(), Failure> {
         format!("{times:?} between {began} and {ended}")
     })?;
     let differs = who.iter().find(|who| who["answered"] != 1 || who["generation"] != 1);
-    Ok(check(differs.is_none(), || format!("{differs:?}"))?)
+    check(differs.is_none(), || format!("{differs:?}"))
 }

@@ -8,14 +8,20 @@
  *   seuss.snapshot('function', 'models-v3');       // returns here, and in every clone
  *
  * Where snapshots are taken from outside (a pod that is ready), call `seuss.refresh()` at the start of each request: it costs some microseconds, and in a new
- * clone it calls the functions of `afterRestore`, after process.env got the variables that differ (HOSTNAME and the like). `crypto` draws from the guest's generator,
- * which every clone has seeded anew; Math.random() cannot be seeded: what must differ from clone to clone is `crypto.randomBytes`'s business.
+ * clone it calls the functions of `afterRestore`, after process.env got the variables that differ (HOSTNAME and the like) and random numbers became its own.
+ *
+ * OpenSSL keeps its generator in the program's memory, so that clones would draw the same numbers and make the same keys; Node.js has no function that seeds it anew.
+ * `seuss.node` has: beside this file, made of seuss.c by `cc -shared -fPIC -O2 -o seuss.node seuss.c`. Math.random draws from `crypto` in a clone.
+ * **Not** supported: worker threads' Math.random; clones that do not come to `refresh` have the numbers of their siblings.
  *
  * Outside of a guest (no /dev/seuss) `available()` is false, `refresh` does nothing, and `snapshot` throws. The device's protocol is told in guest/DESIGN.md.
  */
+const crypto = require('crypto');
 const fs = require('fs');
+const path = require('path');
 
 const DEVICE = '/dev/seuss';
+const SEEDER = path.join(__dirname, 'seuss.node');
 const before = [];
 const after = [];
 
@@ -48,6 +54,9 @@ function identity() {
 /** Whether this is a SEUSS guest. */
 const available = () => fs.existsSync(DEVICE);
 
+if (available() && !fs.existsSync(SEEDER)) {
+  throw new Error(`${SEEDER} is missing: clones would have the same random numbers (see seuss.c)`);
+}
 let laidDown = environment();
 let known = available() ? identity() : undefined;
 
@@ -67,12 +76,31 @@ const generation = () => identity().generation;
 /** A random id that no other guest has; another one in every clone. */
 const instance = () => identity().id;
 
+/** Let this clone have random numbers of its own. */
+function seedAnew() {
+  process.dlopen({ exports: {} }, SEEDER);
+  // What randomUUID has in store: 128 of them (lib/internal/crypto/random.js).
+  for (let count = 0; count < 128; count++) crypto.randomUUID();
+  let numbers = new Uint32Array(0);
+  let next = 0;
+  Math.random = () => {
+    if (next === numbers.length) {
+      numbers = crypto.getRandomValues(new Uint32Array(128));
+      next = 0;
+    }
+    const high = numbers[next++] >>> 5;
+    const low = numbers[next++] >>> 6;
+    return (high * 0x4000000 + low) / 0x20000000000000;
+  };
+}
+
 /** If this has become a clone since the last call: do what a clone must do. Returns whether it has. */
 function refresh() {
   if (known === undefined) return false;
   const now = identity();
   if (now.generation === known.generation && now.id === known.id) return false;
   known = now;
+  seedAnew();
   const changed = environment();
   for (const [key, value] of changed) {
     if (laidDown.get(key) !== value) process.env[key] = value;

@@ -12,12 +12,13 @@ Where snapshots are taken from outside (a pod that is ready), a clone learns of 
     seuss.watch()       # once: a thread waits for it
     seuss.refresh()     # at the start of each request: a few microseconds
 
-In every clone `random` is seeded anew and os.environ gets the variables that differ (HOSTNAME and the like) before the functions of `after_restore` are called.
+In every clone `random` is seeded anew, OpenSSL (`ssl`) gets fresh entropy, and os.environ gets the variables that differ (HOSTNAME and the like) before the functions of `after_restore` are called.
 Outside of a guest (no /dev/seuss) `available()` is false, `refresh` and `watch` do nothing, and `snapshot` raises OSError. The device's protocol is told in guest/DESIGN.md.
 """
 
 import os
 import random
+import sys
 import threading
 
 DEVICE = "/dev/seuss"
@@ -123,6 +124,9 @@ def _take(now):
             return False
         _known = now
         random.seed(os.urandom(32))
+        if "ssl" in sys.modules:
+            # OpenSSL's generator keeps its state in memory, and does not see that this is another process.
+            sys.modules["ssl"].RAND_add(os.urandom(32), 32.0)
         changed = _environment()
         for key, value in changed.items():
             if _laid_down.get(key) != value:
