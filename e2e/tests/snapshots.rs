@@ -1,6 +1,8 @@
 //! Memory snapshots of pods: the first one of a kind is captured when it is ready, the next one is restored from that without being told to.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +17,7 @@ use seuss_e2e::runtime::Runtime;
 use seuss_e2e::servers::{self, Server};
 use seuss_e2e::tools::Version;
 use seuss_e2e::{command, paths};
+use seuss_snapshotter::snapshot::Manifest;
 
 /// Generous: a loaded machine must not fail a test.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -353,6 +356,49 @@ fn a_snapshot_moves(version: Version) -> Result<(), Failure> {
     Ok(restore().map_err(|error| node.explain(error))?)
 }
 
+/// Puts a copy of the store's only snapshot beside it, younger, and of a processor that this one is not.
+fn put_another_processors(store: &Path, change: impl FnOnce(&mut Manifest)) -> Result<PathBuf> {
+    let dir = fs::read_dir(store)?.next().context("no snapshot")??.path();
+    let (mut manifest, id) = Manifest::decode(&fs::read(dir.join("manifest"))?, &dir)?;
+    manifest.created_ns += 1;
+    change(&mut manifest);
+    let (bytes, other) = manifest.encode();
+    // The store looks for directories with such names whenever it is asked.
+    let hidden = store.join(".other");
+    fs::create_dir(&hidden)?;
+    fs::write(hidden.join("manifest"), bytes)?;
+    for name in ["pages", "tables"] {
+        fs::copy(dir.join(name), hidden.join(name))?;
+    }
+    let notes = store.with_file_name("notes");
+    if notes.join(id.to_string()).exists() {
+        fs::copy(notes.join(id.to_string()), notes.join(other.to_string()))?;
+    }
+    fs::rename(&hidden, store.join(other.to_string()))?;
+    Ok(dir)
+}
+
+/// What needs another processor is not started from: another snapshot is, or the container boots.
+fn another_processors_snapshot_is_passed_over(node: &Containerd) -> Result<()> {
+    let image = node.import("python")?;
+    let spec = ContainerSpec::new("main", &image).command(&["python3", "-c", IDENTITY]);
+    let first = Pod::start(node, sandbox(node, "first"), &spec)?;
+    wait_for_snapshots(node, 1)?;
+    let started = first.who()?["started"].clone();
+    first.remove()?;
+    let store = node.namespaces().path(node.snapshotter().root().join("memory/snapshots"));
+    let fits = put_another_processors(&store, |manifest| manifest.cpu.features.push("zz-made-up".into()))?;
+    let second = Pod::start(node, sandbox(node, "second"), &spec)?;
+    let who = second.who()?;
+    ensure!(who["started"] == started && restores(node)? == 1, "the one that fits: {who:#}");
+    second.remove()?;
+    fs::remove_dir_all(fits)?;
+    let third = Pod::start(node, sandbox(node, "third"), &spec)?;
+    let who = third.who()?;
+    ensure!(who["started"] != started && who["generation"] == 0 && restores(node)? == 1, "{who:#}");
+    third.remove()
+}
+
 macro_rules! cases {
     ($($module:ident = $version:ident;)*) => {
         $(mod $module {
@@ -381,6 +427,11 @@ macro_rules! cases {
             #[test]
             fn an_argument_snapshot_is_found_by_its_key() -> Result<(), Failure> {
                 run(&["wsgiref"], super::an_argument_snapshot_is_found_by_its_key)
+            }
+
+            #[test]
+            fn another_processors_snapshot_is_passed_over() -> Result<(), Failure> {
+                run(&["python"], super::another_processors_snapshot_is_passed_over)
             }
 
             #[test]

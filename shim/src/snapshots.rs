@@ -195,9 +195,12 @@ impl Snapshots {
 fn fit() -> Result<Fit, SessionError> {
     let host = |error: crate::guest::StartError| SessionError::Origin(error.into());
     let kernel = KernelImage::chosen().map_err(|error| host(error.into()))?;
+    let cpu = host_cpu().map_err(host)?;
     Ok(Fit {
         abi_version: ABI_VERSION,
         kernel: kernel.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
-        cpu_features: host_cpu().map_err(host)?.features,
+        cpu_features: cpu.features,
+        xcr0: cpu.xcr0,
+        xsave_bytes: cpu.xsave_bytes,
     })
 }

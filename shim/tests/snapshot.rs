@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use common::skip_without_kvm;
+use seuss_snapshotter::snapshot::Manifest;
 
 const SEUSSCTL: &str = env!("CARGO_BIN_EXE_seussctl");
 /// Programs of tests/programs.
@@ -246,6 +247,22 @@ fn what_cannot_be_taken_or_restored_is_told() {
         assert!(refused.stderr.contains(words), "{}", refused.stderr);
         fs::write(dir.join(name), whole).unwrap();
     }
+    // A snapshot of a processor that has more: its manifest says so, and is what its id is the digest of.
+    let whole = fs::read(dir.join("manifest")).unwrap();
+    let (mut manifest, _) = Manifest::decode(&whole, &dir).unwrap();
+    manifest.cpu.features.push("zz-made-up".into());
+    let (bytes, other) = manifest.encode();
+    let other_dir = dir.with_file_name(other.to_string());
+    fs::create_dir(&other_dir).unwrap();
+    fs::write(other_dir.join("manifest"), bytes).unwrap();
+    for name in ["pages", "tables"] {
+        fs::copy(dir.join(name), other_dir.join(name)).unwrap();
+    }
+    let refused = place.seussctl(&["run", "--from", &other.to_string()]);
+    assert_eq!(refused.code, Some(125));
+    let words = format!("snapshot {other} was taken on another processor: it has zz-made-up, this host has ");
+    assert!(refused.stderr.contains(&words), "{}", refused.stderr);
+    place.ok(&["snapshot", "rm", &other.to_string()]);
     let refused = place.seussctl(&["run", "--from", "nobody"]);
     assert!(refused.stderr.contains("no snapshot \"nobody\""), "{}", refused.stderr);
     place.ok(&["run", "--from", id.trim()]);

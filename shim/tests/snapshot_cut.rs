@@ -131,7 +131,7 @@ fn a_capture_that_is_killed_leaves_all_or_nothing() {
         // The draft is there: from now on, at any moment until a snapshot is.
         let began = Instant::now();
         if kill == 0 {
-            while !child.try_wait().unwrap().is_some()
+            while child.try_wait().unwrap().is_none()
                 && place.names().iter().any(|name| name.starts_with('.'))
             {
                 std::thread::sleep(Duration::from_micros(200));

@@ -141,10 +141,17 @@ async fn what_is_put_is_found_and_got() {
     assert_eq!(client.find(&keys, &Fit::default()).unwrap().unwrap().id, function.id().to_string());
     assert_eq!(client.find(&keys[2..], &Fit::default()).unwrap().unwrap().id, base.id().to_string());
     assert_eq!(client.find(&keys[..1], &Fit::default()).unwrap(), None);
-    let fit =
-        Fit { abi_version: 2, kernel: "07".repeat(32), cpu_features: vec!["avx".into(), "sse2".into()] };
+    let fit = Fit {
+        abi_version: 2,
+        kernel: "07".repeat(32),
+        cpu_features: vec!["avx".into(), "sse2".into()],
+        xcr0: 7,
+        xsave_bytes: 832,
+    };
     assert!(client.find(&keys, &fit).unwrap().is_some());
     assert_eq!(client.find(&keys, &Fit { abi_version: 3, ..fit.clone() }).unwrap(), None);
+    assert_eq!(client.find(&keys, &Fit { xcr0: 0xe7, ..fit.clone() }).unwrap(), None);
+    assert_eq!(client.find(&keys, &Fit { xsave_bytes: 2696, ..fit.clone() }).unwrap(), None);
     assert_eq!(client.find(&keys, &Fit { cpu_features: vec!["avx".into()], ..fit }).unwrap(), None);
 
     let got = client.get(&function.id().to_string()).unwrap();
@@ -157,6 +164,26 @@ async fn what_is_put_is_found_and_got() {
     assert_eq!(got.files.pages.metadata().unwrap().permissions().mode() & 0o777, 0o400);
     assert_eq!(got.entry.leases, 1);
     refused(client.get("00"), Refusal::NotFound, "00");
+}
+
+#[tokio::test]
+async fn a_processor_that_lacks_something_gets_the_parent() {
+    let daemon = Daemon::start(&[]).await;
+    let (client, shop) = (connect(&daemon, ""), Workshop::new());
+    let base = shop.make(None, Level::Base, "python", 4, 1);
+    let mut richer = facts(Level::Function, "app");
+    richer.cpu.features.insert(1, "avx512f".into());
+    let function = shop.store.draft(Some(&base)).unwrap().commit(richer, &[], &[]).unwrap();
+    shop.put(&client, &base).unwrap();
+    shop.put(&client, &function).unwrap();
+    let keys = ["app", "python"].map(String::from);
+    let found = |features: &[&str]| {
+        let cpu_features = features.iter().map(|&name| name.to_owned()).collect();
+        client.find(&keys, &Fit { cpu_features, ..Fit::default() }).unwrap().map(|entry| entry.id)
+    };
+    assert_eq!(found(&["avx", "avx512f", "sse2"]), Some(function.id().to_string()));
+    assert_eq!(found(&["avx", "sha", "sse2"]), Some(base.id().to_string()), "not the function's");
+    assert_eq!(found(&["sha", "sse2"]), None);
 }
 
 /// What is told of working sets.

@@ -26,6 +26,10 @@ pub struct Fit {
     pub kernel: String,
     /// Features that the processor has; a snapshot that needs another does not fit. Empty: not looked at.
     pub cpu_features: Vec<String>,
+    /// XCR0, which must be equal.
+    pub xcr0: u64,
+    /// Bytes of an XSAVE area, which must be equal.
+    pub xsave_bytes: u64,
 }
 
 /// What a client asks for.

@@ -469,6 +469,8 @@ fn fits(manifest: &Manifest, fit: &Fit) -> bool {
     let hex = || manifest.kernel.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     (fit.abi_version == 0 || fit.abi_version == manifest.abi_version)
         && (fit.kernel.is_empty() || fit.kernel == hex())
+        && (fit.xcr0 == 0 || fit.xcr0 == manifest.cpu.xcr0)
+        && (fit.xsave_bytes == 0 || fit.xsave_bytes == manifest.cpu.xsave_bytes)
         && (fit.cpu_features.is_empty()
             || manifest.cpu.features.iter().all(|feature| fit.cpu_features.contains(feature)))
 }
