@@ -97,7 +97,7 @@ fn wait_for_snapshots(node: &Containerd, count: u32) -> Result<()> {
 
 /// How many containers were started from snapshots.
 fn restores(node: &Containerd) -> Result<usize> {
-    Ok(std::fs::read_to_string(node.log_path())?.matches(RESTORED).count())
+    Ok(fs::read_to_string(node.log_path())?.matches(RESTORED).count())
 }
 
 fn since_epoch() -> f64 {
@@ -248,7 +248,7 @@ fn applications_over_one_runtime_share_its_base(node: &Containerd) -> Result<()>
     }
     ensure!(who[1]["started"] == who[2]["started"] && who[0]["started"] != who[1]["started"], "{who:#?}");
     ensure!(restores(node)? == 2, "{} restores", restores(node)?);
-    let log = std::fs::read_to_string(node.log_path())?;
+    let log = fs::read_to_string(node.log_path())?;
     let refusal = log.lines().find(|line| line.contains("cannot start from a snapshot"));
     ensure!(refusal.is_some_and(|line| line.contains("/usr/lib/python3.11")), "{refusal:?}");
     for pod in [first, other, same, patched] {
