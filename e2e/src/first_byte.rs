@@ -1,6 +1,6 @@
 //! The benchmark case `first_byte`: from the call of StartContainer to the first byte of a server's answer, through the pod's IP.
 //!
-//! Under seuss twice: booted (`seuss.dev/snapshot: off`), and restored from the function snapshot of a pod that was ready before. The runtimes take turns on one
+//! Under seuss in up to three ways: booted (`seuss.dev/snapshot: off`), restored from the function snapshot of a pod that was ready before, and from the base snapshot that namespaces share. The runtimes take turns on one
 //! node, whose images seuss-snapshotter keeps.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::containerd::Containerd;
 use crate::cri::spec::{ContainerSpec, Sandbox};
 use crate::report::{self, Samples};
 use crate::runtime::Runtime;
-use crate::servers::{self, Server};
+use crate::servers;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,13 +31,43 @@ struct Way {
     runtime: Runtime,
     /// Value of `seuss.dev/snapshot`.
     snapshot: Option<&'static str>,
+    /// Each time in another Kubernetes namespace, which shares base snapshots only.
+    stranger: bool,
 }
 
-const WAYS: [Way; 4] = [
-    Way { name: "runc", runtime: Runtime::Runc, snapshot: None },
-    Way { name: "crun", runtime: Runtime::Crun, snapshot: None },
-    Way { name: "seuss_boot", runtime: Runtime::Seuss, snapshot: Some("off") },
-    Way { name: "seuss_restored", runtime: Runtime::Seuss, snapshot: None },
+const WAYS: [Way; 5] = [
+    Way { name: "runc", runtime: Runtime::Runc, snapshot: None, stranger: false },
+    Way { name: "crun", runtime: Runtime::Crun, snapshot: None, stranger: false },
+    Way { name: "seuss_boot", runtime: Runtime::Seuss, snapshot: Some("off"), stranger: false },
+    Way { name: "seuss_restored", runtime: Runtime::Seuss, snapshot: None, stranger: false },
+    Way { name: "seuss_base", runtime: Runtime::Seuss, snapshot: None, stranger: true },
+];
+
+/// A server.
+struct Case {
+    name: &'static str,
+    image: &'static str,
+    /// Empty: the image's.
+    command: &'static [&'static str],
+    /// Whether there is a layer above the interpreter's, and so a base snapshot.
+    has_base: bool,
+}
+
+const CASES: [Case; 4] = [
+    Case { name: "wsgiref", image: "python", command: &["python3", "-c", WSGIREF], has_base: false },
+    Case { name: "wsgiref_layer", image: "wsgiref", command: &[], has_base: true },
+    Case {
+        name: "gunicorn",
+        image: servers::GUNICORN.image,
+        command: servers::GUNICORN.command,
+        has_base: true,
+    },
+    Case {
+        name: "asyncio",
+        image: servers::ASYNCIO.image,
+        command: servers::ASYNCIO.command,
+        has_base: false,
+    },
 ];
 
 /// A pod that serves.
@@ -46,8 +76,11 @@ struct Served {
     phases: Vec<(&'static str, Duration)>,
 }
 
-fn serve(node: &Containerd, way: &Way, spec: &ContainerSpec) -> Result<Served> {
+fn serve(node: &Containerd, way: &Way, run: u32, spec: &ContainerSpec) -> Result<Served> {
     let mut sandbox = Sandbox::new("bench", way.runtime, &node.pod_logs());
+    if let Some(metadata) = sandbox.config.metadata.as_mut().filter(|_| way.stranger) {
+        metadata.namespace = format!("stranger-{run}");
+    }
     if let Some(value) = way.snapshot {
         sandbox = sandbox.annotation("seuss.dev/snapshot", value);
     }
@@ -111,25 +144,21 @@ fn remove(node: &Containerd, served: &Served) -> Result<()> {
 /// A pod fails.
 pub fn measure(node: &Containerd, runtimes: &[Runtime], runs: u32) -> Result<Map<String, Value>> {
     node.import("pause")?;
-    let cases: [(&str, &str, Option<Server>); 3] = [
-        ("wsgiref", "python", None),
-        ("gunicorn", servers::GUNICORN.image, Some(servers::GUNICORN)),
-        ("asyncio", servers::ASYNCIO.image, Some(servers::ASYNCIO)),
-    ];
     let mut body = Map::new();
     body.insert("unit".into(), "ms".into());
-    for (name, image, server) in cases {
+    for Case { name, image, command, has_base } in CASES {
         let image = node.import(image)?;
-        let command = server.map_or(&["python3", "-c", WSGIREF][..], |server| server.command);
         let spec = ContainerSpec::new("server", &image).command(command).memory_bytes(256 << 20);
         let before = snapshots(node)?;
         let mut times: BTreeMap<&str, BTreeMap<String, Samples>> = BTreeMap::new();
         for run in 0..=runs {
-            for way in WAYS.iter().filter(|way| runtimes.contains(&way.runtime)) {
-                let served = serve(node, way, &spec).with_context(|| format!("{name} under {}", way.name))?;
+            let possible = |way: &&Way| runtimes.contains(&way.runtime) && (has_base || !way.stranger);
+            for way in WAYS.iter().filter(possible) {
+                let served =
+                    serve(node, way, run, &spec).with_context(|| format!("{name} under {}", way.name))?;
                 if run == 0 && way.name == "seuss_restored" {
                     // The first of its kind: the others start from what is captured of it.
-                    wait_for_snapshot(node, before)?;
+                    wait_for_snapshots(node, before + if has_base { 2.0 } else { 1.0 })?;
                 }
                 remove(node, &served)?;
                 if run > 0 {
@@ -144,7 +173,7 @@ pub fn measure(node: &Containerd, runtimes: &[Runtime], runs: u32) -> Result<Map
         for (way, samples) in &times {
             for (phase, samples) in samples {
                 let (median, p99) = (samples.quantile(0.5), samples.quantile(0.99));
-                println!("{name:<9} {way:<15} {phase:<16} median {median:>8.1} ms  p99 {p99:>8.1} ms");
+                println!("{name:<13} {way:<15} {phase:<16} median {median:>8.1} ms  p99 {p99:>8.1} ms");
             }
             ways.insert((*way).to_owned(), report::summaries(samples));
         }
@@ -159,9 +188,9 @@ fn snapshots(node: &Containerd) -> Result<f64> {
     node.snapshotter().metric("seuss_snapshotter_memory_snapshots")
 }
 
-fn wait_for_snapshot(node: &Containerd, before: f64) -> Result<()> {
+fn wait_for_snapshots(node: &Containerd, count: f64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while snapshots(node)? <= before {
+    while snapshots(node)? < count {
         ensure!(Instant::now() < deadline, "no snapshot is taken");
         std::thread::sleep(Duration::from_millis(20));
     }
