@@ -1,6 +1,6 @@
 //! Base snapshots: however a program is started, it does the same with and without one, and so do its clones over the image of another version.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -114,4 +114,36 @@ fn a_child_of_a_shell() -> Result<(), Failure> {
 fn a_program_of_the_lowest_layer() -> Result<(), Failure> {
     // Its loader finds the cache of the layer above, which belongs to the runtime with that.
     case(&["sh", "-c", "cat version.py -; exit 7"], Some(2))
+}
+
+/// What comes from outside is not the runtime's: there is no snapshot, and everything is there.
+#[test]
+fn a_signal_gives_the_snapshot_up() -> Result<(), Failure> {
+    if let Some(reason) = need::missing_kvm().or_else(|| need::missing_images(&["web"])) {
+        need::skip(&reason);
+        return Ok(());
+    }
+    Ok(signal_on_kvm()?)
+}
+
+fn signal_on_kvm() -> Result<()> {
+    // Isolated: the working directory, which is the application's, is not searched for modules.
+    const PROGRAM: &str = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('signal'))\n\
+        print('ready', flush=True)\nsignal.pause()\nprint(open('/app/version.py').read().strip())";
+    let shop = Shop { dir: tempfile::tempdir()?, seussctl: runtime::shim_dir()?.join("seussctl") };
+    let mut run = shop.seussctl();
+    run.args(["run", "--base", "--rootfs"]).arg(paths::image_archive("web"));
+    run.args(["--", "python3", "-I", "-c", PROGRAM]);
+    let mut child = run.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut output = BufReader::new(child.stdout.take().context("a pipe")?);
+    let mut line = String::new();
+    output.read_line(&mut line)?;
+    ensure!(line == "ready\n", "{line:?}");
+    command::output(Command::new("kill").args(["-USR1", &child.id().to_string()]))?;
+    let mut rest = String::new();
+    output.read_to_string(&mut rest)?;
+    ensure!(child.wait()?.success() && rest == "signal\nVERSION = 1\n", "{rest:?}");
+    let known = shop.snapshots()?;
+    ensure!(known.is_empty(), "{known:?}");
+    Ok(())
 }
