@@ -230,19 +230,20 @@ fn web<'n>(node: &'n Containerd, image: &str, name: &str, namespace: &str) -> Re
     Pod::start(node, sandbox, &ContainerSpec::new("main", &image))
 }
 
-/// The first pod of another version of an application, in another namespace, goes on where the runtime had initialised; the second one where that version was ready. An image that
-/// changes the runtime boots.
+/// The first pod of another version of an application goes on where the runtime had initialised; the second one where that version was ready. An image that
+/// changes the runtime boots, and so does a pod of another namespace.
 fn applications_over_one_runtime_share_its_base(node: &Containerd) -> Result<()> {
     let first = web(node, "web", "first", "one")?;
     // The base snapshot and the function's.
     wait_for_snapshots(node, 2)?;
-    let other = web(node, "web2", "other", "two")?;
+    let other = web(node, "web2", "other", "one")?;
     ensure!(restores(node)? == 1, "{} restores", restores(node)?);
     wait_for_snapshots(node, 3)?;
-    let same = web(node, "web2", "same", "two")?;
-    let patched = web(node, "web-patched", "patched", "two")?;
-    let who = [first.who()?, other.who()?, same.who()?, patched.who()?];
-    let expected = [(1, 0, "first"), (2, 1, "other"), (2, 2, "same"), (3, 0, "patched")];
+    let same = web(node, "web2", "same", "one")?;
+    let patched = web(node, "web-patched", "patched", "one")?;
+    let stranger = web(node, "web2", "stranger", "two")?;
+    let who = [first.who()?, other.who()?, same.who()?, patched.who()?, stranger.who()?];
+    let expected = [(1, 0, "first"), (2, 1, "other"), (2, 2, "same"), (3, 0, "patched"), (2, 0, "stranger")];
     for (who, (version, generation, name)) in who.iter().zip(expected) {
         ensure!(who["version"] == version && who["generation"] == generation, "{name}: {who:#}");
         ensure!(who["hostname"] == name, "{name}: {who:#}");
@@ -252,7 +253,7 @@ fn applications_over_one_runtime_share_its_base(node: &Containerd) -> Result<()>
     let log = fs::read_to_string(node.log_path())?;
     let refusal = log.lines().find(|line| line.contains("cannot start from a snapshot"));
     ensure!(refusal.is_some_and(|line| line.contains("/usr/lib/python3.11")), "{refusal:?}");
-    for pod in [first, other, same, patched] {
+    for pod in [first, other, same, patched, stranger] {
         pod.remove()?;
     }
     node.expect_clean(PATIENCE)

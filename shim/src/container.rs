@@ -277,6 +277,7 @@ fn plan_snapshots(
     };
     let identity_env = policy.identity_env.clone();
     let subject = Subject {
+        tenant: &tenant,
         images,
         process: &plan.process,
         memory_bytes: plan.memory_bytes,

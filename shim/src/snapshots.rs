@@ -5,6 +5,7 @@
 //!
 //! Annotations are [`policy`]'s, which starts are alike is [`key`]'s, the connection to the store [`session`]'s business.
 
+mod account;
 pub mod key;
 pub mod policy;
 pub mod session;

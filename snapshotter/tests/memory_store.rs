@@ -335,7 +335,7 @@ async fn a_full_store_evicts_unused_leaves() {
 }
 
 #[tokio::test]
-async fn tenants_share_the_base_level_only() {
+async fn tenants_share_nothing() {
     let daemon = Daemon::start(&[]).await;
     let (node, red, blue) = (connect(&daemon, ""), connect(&daemon, "red"), connect(&daemon, "blue"));
     let shop = Workshop::new();
@@ -346,14 +346,16 @@ async fn tenants_share_the_base_level_only() {
     shop.put(&red, &function).unwrap();
     let keys = ["app", "python"].map(String::from);
     assert_eq!(red.find(&keys, &Fit::default()).unwrap().unwrap().id, id);
-    assert_eq!(blue.find(&keys, &Fit::default()).unwrap().unwrap().id, base.id().to_string());
+    assert_eq!(blue.find(&keys, &Fit::default()).unwrap(), None, "not even the base level");
     assert_eq!(
         (red.list().unwrap().len(), blue.list().unwrap().len(), node.list().unwrap().len()),
-        (2, 1, 2)
+        (2, 0, 2)
     );
-    refused(blue.get(&id), Refusal::NotFound, &id);
-    refused(blue.lease(&id), Refusal::NotFound, &id);
-    refused(blue.remove(&id, false), Refusal::NotFound, &id);
+    for id in [id.clone(), base.id().to_string()] {
+        refused(blue.get(&id), Refusal::NotFound, &id);
+        refused(blue.lease(&id), Refusal::NotFound, &id);
+        refused(blue.remove(&id, false), Refusal::NotFound, &id);
+    }
     refused(blue.shrink(0), Refusal::Denied, "node");
     let argument = shop.make(Some(&function), Level::Argument, "arg", 1, 3);
     refused(shop.put(&blue, &argument), Refusal::NotFound, &id);

@@ -1,24 +1,27 @@
 //! The keys of snapshots: digests of everything that a program was started with and that may not differ in a clone.
 //!
 //! What differs from pod to pod (identity) is left out, and given to a clone as it wakes up: host name, resolv.conf and hosts, the
-//! service account's token, some environment variables.
+//! service account's token, some environment variables. Whose pod it is counts: the tenant, and the service account that the token names.
 
+use super::account;
 use seuss_abi::spec::{InjectedFile, ProcessSpec};
 use seuss_snapshotter::snapshot::{ImageRef, store::sha256};
 
 /// Changed when the meaning of a key changes, so that old snapshots do not fit.
-const VERSION: &[u8] = b"seuss key 1";
+const VERSION: &[u8] = b"seuss key 2";
 
 /// Files that are a pod's own.
 const IDENTITY_FILES: [&[u8]; 4] =
     [b"/etc/hostname", b"/etc/hosts", b"/etc/resolv.conf", b"/dev/termination-log"];
 /// Directories whose files are a pod's own.
-const IDENTITY_DIRS: [&[u8]; 2] =
+pub(super) const IDENTITY_DIRS: [&[u8]; 2] =
     [b"/run/secrets/kubernetes.io/serviceaccount/", b"/var/run/secrets/kubernetes.io/serviceaccount/"];
 
 /// What a key stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
+    /// The Kubernetes namespace, or what stands for one.
+    pub tenant: &'a str,
     /// The root file system.
     pub images: &'a [ImageRef],
     /// The program, its arguments, environment, files.
@@ -101,6 +104,8 @@ fn fields(subject: &Subject<'_>, images: &[ImageRef]) -> Fields {
     let process = subject.process;
     let mut fields = Fields::default();
     fields.put(VERSION);
+    fields.put(subject.tenant.as_bytes());
+    fields.list(account::of(&process.files).iter().map(Vec::as_slice));
     fields.list(images.iter().map(|image| image.digest.as_slice()));
     fields.list(process.args.iter().map(Vec::as_slice));
     let env = process.env.iter().filter(|entry| !is_identity_env(entry, subject.identity_env));
@@ -141,6 +146,7 @@ mod tests {
         change(&mut process);
         let identity_env = ["HOSTNAME".to_owned()];
         let subject = Subject {
+            tenant: "default",
             images: &images,
             process: &process,
             memory_bytes: 1 << 20,
@@ -179,6 +185,29 @@ mod tests {
             let [base, function] = keys(&[1, 2], change);
             assert!(base != known[0] && function != known[1]);
         }
+    }
+
+    #[test]
+    fn whose_pod_it_is_counts() {
+        let key = |tenant: &str, token: &str| {
+            let mut process = process();
+            let path = [IDENTITY_DIRS[1], b"token"].concat();
+            process.files.push(InjectedFile { path, mode: 0o644, read_only: true, content: token.into() });
+            let images = [1, 2].map(|byte| ImageRef { digest: [byte; 32], len_bytes: 1 });
+            let subject = Subject {
+                tenant,
+                images: &images,
+                process: &process,
+                memory_bytes: 1 << 20,
+                identity_env: &[],
+            };
+            [bases(&subject)[0].clone(), function(&subject)]
+        };
+        let known = key("red", "one");
+        for other in [key("blue", "one"), key("red", "two")] {
+            assert!(other[0] != known[0] && other[1] != known[1]);
+        }
+        assert_eq!(key("red", "one"), known);
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub struct Entry {
     pub created_ns: u64,
     /// When it was last opened, nanoseconds since 1970.
     pub used_ns: u64,
-    /// Whose it is; empty: everybody's.
+    /// Whose it is; empty: the node's.
     pub tenant: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,

@@ -3,8 +3,8 @@
 //! Owns [`Shelf`]. Files lie in a [`Store`] directory, so that programs which know the format read them without the daemon; the shelf adds
 //! notes, leases and the budget. The tree is read again where the directory changed: what others wrote into it is seen.
 //!
-//! **Tenants.** A snapshot of the base level is everybody's; one above it belongs to the tenant that put it, and only that tenant (and the
-//! node, the tenant without a name) sees it. So no lineage above the base level is shared.
+//! **Tenants.** A snapshot, of whatever level, belongs to the tenant that put it, and only that tenant (and the node, the tenant without a name) sees it: a
+//! snapshot holds the memory of the guest that it was taken of. So no lineage is shared.
 //!
 //! `take` puts new snapshots in, `room` makes room for them.
 
@@ -22,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::note::Note;
 use super::protocol::{Change, Entry, Fit, Refusal};
-use crate::snapshot::{Level, Manifest, Snapshot, SnapshotError, SnapshotId, Store, WorkPage};
+use crate::snapshot::{Manifest, Snapshot, SnapshotError, SnapshotId, Store, WorkPage};
 
 /// Files of a snapshot, in the order in which they are put.
 const FILES: [&str; 3] = ["pages", "tables", "manifest"];
@@ -430,7 +430,7 @@ impl Shelf {
 
 impl Item {
     fn visible_to(&self, tenant: &str) -> bool {
-        tenant.is_empty() || self.manifest.level == Level::Base || self.note.tenant == tenant
+        tenant.is_empty() || self.note.tenant == tenant
     }
 }
 
