@@ -363,6 +363,48 @@ async fn tenants_share_nothing() {
 }
 
 #[tokio::test]
+async fn a_snapshot_whose_first_clones_die_is_struck_out() {
+    let mut daemon = Daemon::start(&[]).await;
+    let client = connect(&daemon, "red");
+    let shop = Workshop::new();
+    let function = shop.make(None, Level::Function, "app", 2, 1);
+    let argument = shop.make(Some(&function), Level::Argument, "arg", 1, 2);
+    let good = shop.make(None, Level::Function, "good", 2, 3);
+    for snapshot in [&function, &argument, &good] {
+        shop.put(&client, snapshot).unwrap();
+    }
+    let ids = [&function, &argument, &good].map(|snapshot| snapshot.id().to_string());
+    // One clone of each dies; then one of the good snapshot lives, and whatever dies later does not count.
+    for id in [&ids[0], &ids[2]] {
+        client.outcome(id, false).unwrap();
+    }
+    client.outcome(&ids[2], true).unwrap();
+    client.outcome(&ids[2], false).unwrap();
+    client.outcome(&ids[2], false).unwrap();
+    let find = |key: &str| client.find(&[key.to_owned()], &Fit::default()).unwrap().map(|entry| entry.id);
+    assert_eq!([find("app"), find("good")], [Some(ids[0].clone()), Some(ids[2].clone())]);
+    refused(connect(&daemon, "blue").outcome(&ids[0], false), Refusal::NotFound, &ids[0]);
+    // The second death strikes it out, with what builds on it; what is leased stays for those who have it.
+    let holder = connect(&daemon, "red");
+    holder.lease(&ids[1]).unwrap();
+    client.outcome(&ids[0], false).unwrap();
+    assert_eq!([find("app"), find("arg"), find("good")], [None, None, Some(ids[2].clone())]);
+    refused(client.get(&ids[0]), Refusal::NotFound, "died young");
+    let unusable =
+        |client: &Client| client.list().unwrap().iter().filter(|it| !it.unusable.is_empty()).count();
+    assert_eq!(unusable(&client), 2);
+    // That is known after a restart, too, and it goes with the last lease.
+    drop(holder);
+    daemon.kill();
+    daemon.restart().await;
+    let client = connect(&daemon, "red");
+    let left: Vec<String> = client.list().unwrap().into_iter().map(|entry| entry.id).collect();
+    assert_eq!(left, [ids[2].clone()]);
+    client.given_up("exec").unwrap();
+    refused(client.given_up("no such\nword"), Refusal::Invalid, "word");
+}
+
+#[tokio::test]
 async fn notes_survive_a_kill_and_drafts_do_not() {
     let mut daemon = Daemon::start(&[]).await;
     let (client, shop) = (connect(&daemon, "red"), Workshop::new());
@@ -421,17 +463,20 @@ async fn watchers_hear_what_they_may_see() {
         started.recv().unwrap();
         thread
     };
-    let (red, blue) = (watch("red", 3), watch("blue", 2));
+    let (red, blue) = (watch("red", 3), watch("blue", 1));
     // The watchers' request is under way: give it the time that its answer takes.
     std::thread::sleep(std::time::Duration::from_millis(300));
     let (base_id, id) = (base.id().to_string(), function.id().to_string());
     shop.put(&client, &base).unwrap();
     shop.put(&client, &function).unwrap();
     client.pin(&base_id, true).unwrap();
-    let base_events = [(Change::Added, base_id.clone()), (Change::Changed, base_id)];
-    assert_eq!(blue.join().unwrap(), base_events);
-    let [added, changed] = base_events;
-    assert_eq!(red.join().unwrap(), [added, (Change::Added, id), changed]);
+    let other = shop.make(None, Level::Base, "other", 2, 3);
+    shop.put(&connect(&daemon, "blue"), &other).unwrap();
+    assert_eq!(blue.join().unwrap(), [(Change::Added, other.id().to_string())]);
+    assert_eq!(
+        red.join().unwrap(),
+        [(Change::Added, base_id.clone()), (Change::Added, id), (Change::Changed, base_id)]
+    );
 }
 
 /// Layers and memory snapshots share a tmpfs: its reserve stays free, whatever the budget allows.

@@ -229,7 +229,7 @@ fn verify(client: &Client, id: Option<&str>) -> Result<(), StoreError> {
 
 /// The snapshots as an indented tree, with a heading.
 fn tree(entries: &[Entry]) -> String {
-    let mut text = format!("{:<34} {:>9} {:>6} {:>8}  KEY\n", "ID", "SIZE", "LEASES", "USED");
+    let mut text = format!("{:<34} {:>9} {:>6} {:>8} {:<12} KEY\n", "ID", "SIZE", "LEASES", "USED", "TENANT");
     let known = |id: &str| entries.iter().any(|entry| entry.id == id);
     let mut pending: Vec<(&Entry, usize)> =
         entries.iter().rev().filter(|entry| !known(&entry.parent)).map(|entry| (entry, 0)).collect();
@@ -239,8 +239,11 @@ fn tree(entries: &[Entry]) -> String {
         let used = if entry.used_ns == 0 { "-".to_owned() } else { format!("{}s", ago.as_secs()) };
         let id = format!("{}{}", "  ".repeat(indent), entry.id);
         let pin = if entry.pinned { " (pinned)" } else { "" };
+        let unusable = &entry.unusable;
+        let unusable = if unusable.is_empty() { String::new() } else { format!(" (unusable: {unusable})") };
+        let tenant = if entry.tenant.is_empty() { "-" } else { &entry.tenant };
         text.push_str(&format!(
-            "{id:<34} {:>9} {:>6} {used:>8}  {} {}{pin}\n",
+            "{id:<34} {:>9} {:>6} {used:>8} {tenant:<12} {} {}{pin}{unusable}\n",
             display_bytes(entry.bytes),
             entry.leases,
             entry.level,
@@ -269,6 +272,7 @@ mod tests {
             tenant: String::new(),
             labels: BTreeMap::new(),
             pinned: id == "c",
+            unusable: if id == "d" { "its first clones died".into() } else { String::new() },
             leases: 0,
             children: 0,
         }
@@ -281,5 +285,6 @@ mod tests {
         let ids: Vec<&str> = text.lines().skip(1).map(|line| line.get(..4).unwrap_or_default()).collect();
         assert_eq!(ids, ["a   ", "  c ", "b   ", "d   "]);
         assert!(text.contains("base key-c (pinned)"), "{text}");
+        assert!(text.contains("base key-d (unusable: its first clones died)"), "{text}");
     }
 }

@@ -126,6 +126,27 @@ impl Metrics {
             gauge("memory_leases", "Leases of memory snapshots", &[("", figures.leases)]);
             gauge("memory_evicted", "Memory snapshots evicted since the start", &[("", figures.evicted)]);
         }
+        let mut counter = |name: &str, help: &str, rows: &[(String, u64)]| {
+            let _ = writeln!(text, "# HELP seuss_snapshotter_{name} {help}.");
+            let _ = writeln!(text, "# TYPE seuss_snapshotter_{name} counter");
+            for (labels, value) in rows {
+                let _ = writeln!(text, "seuss_snapshotter_{name}_total{labels} {value}");
+            }
+        };
+        let given_up: Vec<_> = self.shelf.captures_given_up();
+        let by_reason =
+            given_up.into_iter().map(|(reason, count)| (format!("{{reason=\"{reason}\"}}"), count));
+        counter(
+            "memory_given_up",
+            "Captures that were given up, by what stood in the way",
+            &by_reason.collect::<Vec<_>>(),
+        );
+        let struck_out = self.shelf.struck_out();
+        counter(
+            "memory_struck_out",
+            "Memory snapshots struck out since their first clones died",
+            &[(String::new(), struck_out)],
+        );
         text.push_str("# EOF\n");
         text
     }

@@ -249,6 +249,22 @@ impl Client {
         self.done(&Request::WorkingSet { id: id.to_owned() }, &[triples])
     }
 
+    /// Tells what became of a clone of `id`: it has lived for a while, or has died young.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn outcome(&self, id: &str, lived: bool) -> Result<(), ClientError> {
+        self.done(&Request::Outcome { id: id.to_owned(), lived }, &[])
+    }
+
+    /// Tells that a capture was given up, for `reason` (one word).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn given_up(&self, reason: &str) -> Result<(), ClientError> {
+        self.done(&Request::GivenUp { reason: reason.to_owned() }, &[])
+    }
+
     /// Removes a snapshot, with `recursive` everything that builds on it.
     ///
     /// # Errors

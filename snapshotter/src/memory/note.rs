@@ -22,6 +22,12 @@ pub struct Note {
     pub pinned: bool,
     /// When it was last opened, nanoseconds since 1970.
     pub used_ns: u64,
+    /// A clone of it has lived for a while.
+    pub lived: bool,
+    /// Clones that died young before that.
+    pub died: u32,
+    /// Why nobody may start from it any more; empty: everybody who sees it may.
+    pub unusable: String,
 }
 
 impl Note {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol; the other side's must be the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Longest message.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -99,6 +99,18 @@ pub enum Request {
         /// Whose.
         id: String,
     },
+    /// What became of a clone: it has lived for a while, or has died young. Snapshots whose first clones die are struck out.
+    Outcome {
+        /// Its snapshot.
+        id: String,
+        /// Whether it has lived.
+        lived: bool,
+    },
+    /// A capture was given up. It is counted.
+    GivenUp {
+        /// Why, as one word.
+        reason: String,
+    },
     /// Removes a snapshot.
     Remove {
         /// Which.
@@ -151,6 +163,9 @@ pub struct Entry {
     pub labels: BTreeMap<String, String>,
     /// Never evicted.
     pub pinned: bool,
+    /// Why nobody may start from it any more; empty: it is usable.
+    #[serde(default)]
+    pub unusable: String,
     /// How many leases it has.
     pub leases: u64,
     /// How many snapshots build on it directly.

@@ -186,6 +186,14 @@ impl Connection<'_> {
                 shelf.working_set(tenant, &id, &File::from(source))?;
                 self.say(&Reply::Done)
             }
+            Request::Outcome { id, lived } => {
+                shelf.outcome(tenant, &id, lived)?;
+                self.say(&Reply::Done)
+            }
+            Request::GivenUp { reason } => {
+                shelf.given_up(&reason)?;
+                self.say(&Reply::Done)
+            }
             Request::Remove { id, recursive } => {
                 let ids = shelf.remove(tenant, &id, recursive)?;
                 self.say(&Reply::Removed { ids: ids.iter().map(ToString::to_string).collect() })

@@ -6,8 +6,9 @@
 //! **Tenants.** A snapshot, of whatever level, belongs to the tenant that put it, and only that tenant (and the node, the tenant without a name) sees it: a
 //! snapshot holds the memory of the guest that it was taken of. So no lineage is shared.
 //!
-//! `take` puts new snapshots in, `room` makes room for them.
+//! `take` puts new snapshots in, `room` makes room for them, `fate` strikes out those whose clones die.
 
+mod fate;
 mod room;
 mod take;
 
@@ -87,6 +88,9 @@ struct State {
     watchers: Vec<Sender<(Change, SnapshotId)>>,
     evicted: u64,
     drafts: u64,
+    struck_out: u64,
+    /// Captures that were given up, by reason.
+    given_up: BTreeMap<String, u64>,
 }
 
 /// An open snapshot of the shelf.
@@ -142,6 +146,7 @@ impl Shelf {
                 fs::remove_file(entry.path()).map_err(failed)?;
             }
         }
+        shelf.sweep(&mut state);
         drop(state);
         Ok(shelf)
     }
@@ -207,7 +212,10 @@ impl Shelf {
         let state = &*state;
         let of_key = |key: &String| {
             let matching = state.items.iter().filter(|(_, item)| {
-                item.manifest.key == *key && item.visible_to(tenant) && fits(&item.manifest, fit)
+                item.manifest.key == *key
+                    && item.visible_to(tenant)
+                    && item.note.unusable.is_empty()
+                    && fits(&item.manifest, fit)
             });
             matching.max_by_key(|(id, item)| (item.manifest.depth, item.manifest.created_ns, **id))
         };
@@ -256,6 +264,11 @@ impl Shelf {
         let id = {
             let mut state = self.lock();
             let id = self.find_id(&mut state, tenant, id)?;
+            let unusable = state.items.get(&id).map(|item| item.note.unusable.clone()).unwrap_or_default();
+            if !unusable.is_empty() {
+                let message = format!("snapshot {id} must not be used any more: {unusable}");
+                return Err(ShelfError::new(Refusal::NotFound, message));
+            }
             // Kept while it is read without the lock.
             *state.leases.entry(id).or_default() += 1;
             id
@@ -315,6 +328,7 @@ impl Shelf {
             *count -= 1;
             if *count == 0 {
                 state.leases.remove(&id);
+                self.sweep(&mut state);
             }
         }
     }
@@ -459,6 +473,7 @@ impl State {
             tenant: item.note.tenant.clone(),
             labels: item.note.labels.clone(),
             pinned: item.note.pinned,
+            unusable: item.note.unusable.clone(),
             leases: self.leases.get(&id).copied().unwrap_or(0),
             children: self.children(id).len() as u64,
         })

@@ -48,7 +48,7 @@ impl Shelf {
         snapshot.verify()?;
         let id = snapshot.id();
         let mut item = self.item(&snapshot);
-        item.note = Note { tenant: tenant.to_owned(), labels, pinned, used_ns: now_ns() };
+        item.note = Note { tenant: tenant.to_owned(), labels, pinned, used_ns: now_ns(), ..Note::default() };
         item.note.labels.retain(|_, value| !value.is_empty());
         let mut state = self.lock();
         self.refresh(&mut state)?;
