@@ -20,6 +20,7 @@ pub mod namespace;
 pub mod need;
 pub mod paths;
 pub mod phases;
+pub mod pod;
 pub mod progress;
 pub mod report;
 pub mod restore;

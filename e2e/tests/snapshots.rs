@@ -1,103 +1,33 @@
 //! Memory snapshots of pods: the first one of a kind is captured when it is ready, the next one is restored from that without being told to.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use seuss_e2e::containerd::{Containerd, Options};
+use seuss_e2e::containerd::Containerd;
 use seuss_e2e::cri::log;
-use seuss_e2e::cri::spec::{ContainerSpec, Sandbox};
+use seuss_e2e::cri::spec::ContainerSpec;
 use seuss_e2e::load::{self, Load};
-use seuss_e2e::need::{self, Failure};
-use seuss_e2e::runtime::Runtime;
+use seuss_e2e::need::Failure;
+use seuss_e2e::pod::{self, PATIENCE, Pod, restores, sandbox, wait_for_snapshots};
 use seuss_e2e::servers::{self, Server};
 use seuss_e2e::tools::Version;
 use seuss_e2e::{command, paths};
 use seuss_snapshotter::snapshot::Manifest;
 
-/// Generous: a loaded machine must not fail a test.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// A server that tells what differs from clone to clone.
 const IDENTITY: &str = include_str!("../programs/identity_server.py");
-/// What the shim logs when a container starts from a snapshot.
-const RESTORED: &str = "restored from a snapshot";
 /// Whose snapshots those of pods are: the pods' Kubernetes namespace.
 const TENANT: &str = "default";
 /// Figures of the daemon.
-const SNAPSHOTS: &str = "seuss_snapshotter_memory_snapshots";
 const LEASES: &str = "seuss_snapshotter_memory_leases";
 
-/// A node with seuss-snapshotter; `None` where it cannot be.
-fn start(version: Version, images: &[&str]) -> Result<Option<Containerd>> {
-    let missing = need::missing_for_node(version, Runtime::Seuss)
-        .or_else(|| need::missing_images(&[&["pause"], images].concat()));
-    if let Some(reason) = missing {
-        need::skip(&reason);
-        return Ok(None);
-    }
-    let node = Containerd::start(
-        Options::for_runtime(version, Runtime::Seuss)?.with_snapshotter(&["--size", "2GiB"])?,
-    )?;
-    node.import("pause")?;
-    Ok(Some(node))
-}
-
-/// A pod whose one container serves.
-struct Pod<'n> {
-    node: &'n Containerd,
-    sandbox: Sandbox,
-    id: String,
-    address: SocketAddr,
-}
-
-impl<'n> Pod<'n> {
-    fn start(node: &'n Containerd, sandbox: Sandbox, spec: &ContainerSpec) -> Result<Self> {
-        let sandbox = node.cri().run_pod_sandbox(sandbox)?;
-        let ip = node.cri().pod_sandbox_status(&sandbox)?.network.context("the pod has no network")?.ip;
-        let ip: IpAddr = ip.parse().with_context(|| format!("pod IP {ip:?}"))?;
-        let id = node.cri().create_container(&sandbox, spec)?;
-        node.cri().start_container(&id)?;
-        Ok(Self { node, sandbox, id, address: SocketAddr::new(ip, servers::PORT) })
-    }
-
-    /// Who it says that it is.
-    fn who(&self) -> Result<Value> {
-        let address = self.address;
-        let body = self.node.namespaces().in_network(move || {
-            load::wait_for(address, PATIENCE)?;
-            load::get(address, "/who")
-        })?;
-        Ok(serde_json::from_str(&body)?)
-    }
-
-    fn remove(self) -> Result<()> {
-        self.node.cri().stop_container(&self.id, Duration::from_secs(1))?;
-        self.node.cri().stop_pod_sandbox(&self.sandbox)?;
-        self.node.cri().remove_pod_sandbox(&self.sandbox)
-    }
-}
-
-fn sandbox(node: &Containerd, name: &str) -> Sandbox {
-    Sandbox::new(name, Runtime::Seuss, &node.pod_logs())
-}
-
-/// Waits until the store has `count` snapshots.
-fn wait_for_snapshots(node: &Containerd, count: u32) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while node.snapshotter().metric(SNAPSHOTS)? < f64::from(count) {
-        ensure!(Instant::now() < deadline, "no snapshot: {}", node.snapshotter().get("/metrics")?);
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// How many containers were started from snapshots.
-fn restores(node: &Containerd) -> Result<usize> {
-    Ok(fs::read_to_string(node.log_path())?.matches(RESTORED).count())
+/// Who the program says that it is.
+fn identity(pod: &Pod<'_>) -> Result<Value> {
+    Ok(serde_json::from_str(&pod.get(servers::PORT, "/who")?)?)
 }
 
 fn since_epoch() -> f64 {
@@ -115,7 +45,7 @@ fn the_second_pod_is_restored(node: &Containerd) -> Result<()> {
     let second = Pod::start(node, sandbox(node, "clone-bb"), &spec("clone-bb"))?;
     let third = Pod::start(node, sandbox(node, "clone-cccc"), &spec("clone-cccc"))?;
     let asked = since_epoch();
-    let who = [second.who()?, third.who()?, first.who()?];
+    let who = [identity(&second)?, identity(&third)?, identity(&first)?];
     let answered = since_epoch();
     ensure!(restores(node)? == 2, "{} restores\n{who:#?}", restores(node)?);
     for (who, name, generation) in
@@ -133,7 +63,7 @@ fn the_second_pod_is_restored(node: &Containerd) -> Result<()> {
     for random in ["getrandom", "uuid4"] {
         ensure!(who[0][random] != who[1][random] && who[0][random] != who[2][random], "{random}: {who:#?}");
     }
-    ensure!(node.snapshotter().metric(SNAPSHOTS)? == 1.0, "clones that are ready are not captured again");
+    ensure!(pod::snapshots(node)? == 1.0, "clones that are ready are not captured again");
     ensure!(node.snapshotter().metric(LEASES)? >= 2.0, "{}", node.snapshotter().get("/metrics")?);
     for pod in [first, second, third] {
         pod.remove()?;
@@ -153,7 +83,7 @@ fn only_what_fits_is_restored(node: &Containerd) -> Result<()> {
     let spec = || ContainerSpec::new("main", &image).command(&["python3", "-c", IDENTITY]);
     let first = Pod::start(node, sandbox(node, "first"), &spec())?;
     wait_for_snapshots(node, 1)?;
-    let started = first.who()?["started"].clone();
+    let started = identity(&first)?["started"].clone();
     let mut other_namespace = sandbox(node, "tenant");
     if let Some(metadata) = &mut other_namespace.config.metadata {
         metadata.namespace = "other".into();
@@ -168,7 +98,7 @@ fn only_what_fits_is_restored(node: &Containerd) -> Result<()> {
     for (sandbox, spec) in others {
         let name = sandbox.config.hostname.clone();
         let pod = Pod::start(node, sandbox, &spec)?;
-        let who = pod.who()?;
+        let who = identity(&pod)?;
         ensure!(who["started"] != started && who["generation"] == 0, "{name}: {who:#}");
         pod.remove()?;
     }
@@ -214,7 +144,7 @@ fn a_warm_up_request_comes_first(node: &Containerd) -> Result<()> {
     let first = Pod::start(node, warm("first"), &spec)?;
     wait_for_snapshots(node, 1)?;
     let second = Pod::start(node, warm("second"), &spec)?;
-    let who = second.who()?;
+    let who = identity(&second)?;
     ensure!(who["answered"] == 2 && who["generation"] == 1, "{who:#}");
     second.remove()?;
     first.remove()
@@ -242,7 +172,8 @@ fn applications_over_one_runtime_share_its_base(node: &Containerd) -> Result<()>
     let same = web(node, "web2", "same", "one")?;
     let patched = web(node, "web-patched", "patched", "one")?;
     let stranger = web(node, "web2", "stranger", "two")?;
-    let who = [first.who()?, other.who()?, same.who()?, patched.who()?, stranger.who()?];
+    let who =
+        [identity(&first)?, identity(&other)?, identity(&same)?, identity(&patched)?, identity(&stranger)?];
     let expected = [(1, 0, "first"), (2, 1, "other"), (2, 2, "same"), (3, 0, "patched"), (2, 0, "stranger")];
     for (who, (version, generation, name)) in who.iter().zip(expected) {
         ensure!(who["version"] == version && who["generation"] == generation, "{name}: {who:#}");
@@ -300,7 +231,7 @@ fn the_store_comes_back(node: &mut Containerd) -> Result<()> {
     {
         let first = Pod::start(node, sandbox(node, "first"), &spec)?;
         wait_for_snapshots(node, 1)?;
-        first.who()?;
+        identity(&first)?;
     }
     node.kill_snapshotter()?;
     node.start_snapshotter()?;
@@ -311,7 +242,7 @@ fn the_store_comes_back(node: &mut Containerd) -> Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     let second = Pod::start(node, sandbox(node, "second"), &spec)?;
-    let who = second.who()?;
+    let who = identity(&second)?;
     ensure!(who["generation"] == 1 && restores(node)? == 1, "{who:#}");
     second.remove()
 }
@@ -329,7 +260,7 @@ fn a_snapshot_moves(version: Version) -> Result<(), Failure> {
     let dir = tempfile::tempdir().map_err(anyhow::Error::from)?;
     let archive = dir.path().join("moved.tar");
     let archive = archive.to_str().context("a path in UTF-8")?;
-    let Some(node) = start(version, &["python"])? else { return Ok(()) };
+    let Some(node) = pod::node(version, &["python"])? else { return Ok(()) };
     let capture = || {
         let first = Pod::start(&node, sandbox(&node, "first"), &spec(&node.import("python")?))?;
         wait_for_snapshots(&node, 1)?;
@@ -339,18 +270,18 @@ fn a_snapshot_moves(version: Version) -> Result<(), Failure> {
         let id = list.lines().nth(1).and_then(|line| line.split(' ').next()).context(list.clone())?;
         let exported = seussctl_snapshot(&node, "export", &[id, archive])?;
         ensure!(exported.trim() == id, "{exported}");
-        let started = first.who()?["started"].clone();
+        let started = identity(&first)?["started"].clone();
         first.remove()?;
         Ok((exported, started))
     };
     let (exported, started) = capture().map_err(|error| node.explain(error))?;
     drop(node);
-    let Some(node) = start(version, &["python"])? else { return Ok(()) };
+    let Some(node) = pod::node(version, &["python"])? else { return Ok(()) };
     let restore = || {
         let imported = seussctl_snapshot(&node, "import", &[archive])?;
         ensure!(imported == exported, "{imported} instead of {exported}");
         let pod = Pod::start(&node, sandbox(&node, "second"), &spec(&node.import("python")?))?;
-        let who = pod.who()?;
+        let who = identity(&pod)?;
         ensure!(restores(&node)? == 1 && who["generation"] == 1, "{who:#}");
         ensure!(who["started"] == started && who["hostname"] == "second", "{started} {who:#}");
         pod.remove()
@@ -386,17 +317,17 @@ fn another_processors_snapshot_is_passed_over(node: &Containerd) -> Result<()> {
     let spec = ContainerSpec::new("main", &image).command(&["python3", "-c", IDENTITY]);
     let first = Pod::start(node, sandbox(node, "first"), &spec)?;
     wait_for_snapshots(node, 1)?;
-    let started = first.who()?["started"].clone();
+    let started = identity(&first)?["started"].clone();
     first.remove()?;
     let store = node.namespaces().path(node.snapshotter().root().join("memory/snapshots"));
     let fits = put_another_processors(&store, |manifest| manifest.cpu.features.push("zz-made-up".into()))?;
     let second = Pod::start(node, sandbox(node, "second"), &spec)?;
-    let who = second.who()?;
+    let who = identity(&second)?;
     ensure!(who["started"] == started && restores(node)? == 1, "the one that fits: {who:#}");
     second.remove()?;
     fs::remove_dir_all(fits)?;
     let third = Pod::start(node, sandbox(node, "third"), &spec)?;
-    let who = third.who()?;
+    let who = identity(&third)?;
     ensure!(who["started"] != started && who["generation"] == 0 && restores(node)? == 1, "{who:#}");
     third.remove()
 }
@@ -407,7 +338,7 @@ macro_rules! cases {
             use super::*;
 
             fn run(images: &[&str], case: impl FnOnce(&Containerd) -> Result<()>) -> Result<(), Failure> {
-                let Some(node) = start(Version::$version, images)? else { return Ok(()) };
+                let Some(node) = pod::node(Version::$version, images)? else { return Ok(()) };
                 Ok(case(&node).map_err(|error| node.explain(error))?)
             }
 
@@ -463,7 +394,7 @@ macro_rules! cases {
 
             #[test]
             fn the_store_comes_back() -> Result<(), Failure> {
-                let Some(mut node) = start(Version::$version, &["python"])? else { return Ok(()) };
+                let Some(mut node) = pod::node(Version::$version, &["python"])? else { return Ok(()) };
                 let result = super::the_store_comes_back(&mut node);
                 Ok(result.map_err(|error| node.explain(error))?)
             }

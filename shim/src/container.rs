@@ -111,6 +111,8 @@ struct State {
     /// Until it is deleted.
     snapshots: Option<Snapshots>,
     guest: Option<Arc<dyn GuestControl>>,
+    /// Somebody has sent a signal to it: its end is no news of its snapshot.
+    signalled: bool,
     /// What the guest told before `guest` was there.
     early_news: Vec<GuestEvent>,
     /// The container's own control group.
@@ -165,6 +167,7 @@ impl Container {
                 plan,
                 snapshots,
                 guest: None,
+                signalled: false,
                 early_news: Vec::new(),
                 group,
             }),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use seuss_abi::spec::ProcessSpec;
 use seuss_snapshotter::snapshot::{Level, SnapshotId};
 pub use seuss_vmm::{
-    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, KernelImage, Keys,
-    Lineage, Origin, OriginError, RequestError, ShellPool, SnapshotSink, StartError, StartTimings, Stdio,
-    WaitStatus, argument_key, host_cpu,
+    Caution, CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, KernelImage,
+    Keys, Lineage, Obstacle, Origin, OriginError, RequestError, ShellPool, SnapshotSink, StartError,
+    StartTimings, Stdio, WaitStatus, argument_key, host_cpu,
 };
 
 /// Receives a guest's events, on the guest's own thread.
@@ -41,11 +41,11 @@ pub trait GuestControl: Send + Sync {
     fn resume(&self);
     /// Ends it, as SIGKILL would.
     fn stop(&self);
-    /// Asks for a snapshot; [`GuestEvent::Captured`] answers.
+    /// Asks for a snapshot; [`GuestEvent::Captured`] or [`GuestEvent::PutOff`] answers.
     ///
     /// # Errors
     /// The guest has ended.
-    fn snapshot(&self, level: Level) -> Result<(), RequestError>;
+    fn snapshot(&self, level: Level, caution: Option<Caution>) -> Result<(), RequestError>;
     /// What it captures next builds on `to`; see [`Guest::rebase`].
     ///
     /// # Errors
@@ -84,8 +84,8 @@ impl GuestControl for Guest {
         Self::stop(self);
     }
 
-    fn snapshot(&self, level: Level) -> Result<(), RequestError> {
-        Self::snapshot(self, level)
+    fn snapshot(&self, level: Level, caution: Option<Caution>) -> Result<(), RequestError> {
+        Self::snapshot(self, level, caution)
     }
 
     fn rebase(&self, from: SnapshotId, to: Option<Arc<Lineage>>) -> Result<(), RequestError> {

@@ -3,16 +3,17 @@
 //! Owns [`Snapshots`], what a container has to do with them. A snapshot that cannot be had or used is never a reason for a container not to run: the
 //! start falls back to the next one, and to booting; the log says why.
 //!
-//! Annotations are [`policy`]'s, which starts are alike is [`key`]'s, the connection to the store [`session`]'s business.
+//! Annotations are [`policy`]'s, which starts are alike is [`key`]'s, when a program is ready [`readiness`]'s, the connection to the store [`session`]'s business.
 
 mod account;
 pub mod key;
 pub mod policy;
+mod readiness;
 pub mod session;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use seuss_abi::ABI_VERSION;
 use seuss_abi::spec::{InjectedFile, ProcessSpec};
@@ -23,14 +24,11 @@ use crate::guest::{
     GuestControl, ImageBlob, KernelImage, Keys, Lineage, Origin, ShellPool, SnapshotSink, argument_key,
     host_cpu,
 };
-use crate::netns;
-use crate::spec::Network;
 use key::Subject;
 use policy::Policy;
+pub use readiness::News;
+use readiness::Watch;
 use session::{Session, SessionError, Visit};
-
-/// Longest wait for the answer to a warm-up request.
-const WARM_UP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a container's snapshots are, and for whom.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +55,16 @@ pub struct Snapshots {
     session: Session,
     sink: SnapshotSink,
     beginning: Option<Beginning>,
-    /// What the program was restored from is a function snapshot or more: it was ready then.
-    restored_ready: bool,
+    /// What the program was restored from, if it was.
+    restored_from: Option<Restored>,
+    /// Waits until the program of a guest that has booted is ready.
+    watch: Option<Watch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Restored {
+    id: SnapshotId,
+    level: Level,
 }
 
 impl Snapshots {
@@ -118,7 +124,8 @@ impl Snapshots {
             command: subject.process.command_line(),
             terminal: subject.process.terminal,
         };
-        let restored_ready = origin.as_ref().is_some_and(|origin| origin.manifest().level != Level::Base);
+        let restored_from =
+            origin.as_ref().map(|origin| Restored { id: origin.id(), level: origin.manifest().level });
         let beginning = origin.map(|origin| {
             let manifest = origin.manifest();
             tracing::info!(
@@ -127,7 +134,7 @@ impl Snapshots {
             );
             Beginning { pool: ShellPool::one(Arc::clone(&origin)).ok(), origin }
         });
-        Ok(Self { policy, session, sink, beginning, restored_ready })
+        Ok(Self { policy, session, sink, beginning, restored_from, watch: None })
     }
 
     /// What to start from; `None`: boot.
@@ -137,7 +144,7 @@ impl Snapshots {
 
     /// It could not be started from: the container boots.
     pub fn boots(&mut self) {
-        self.restored_ready = false;
+        self.restored_from = None;
     }
 
     /// Where the guest's own snapshots go.
@@ -162,28 +169,26 @@ impl Snapshots {
         }
     }
 
-    /// The program is ready: its function snapshot is taken, after a warm-up request if there is to be one.
-    pub fn ready(&self, guest: &Arc<dyn GuestControl>) {
-        if !self.policy.mode.at_readiness() || self.restored_ready {
-            return;
+    /// The container runs on `guest`.
+    pub fn runs(&mut self, guest: &Arc<dyn GuestControl>) {
+        if let Some(restored) = self.restored_from {
+            self.session.lives(restored.id);
         }
-        let (guest, warm_up) = (Arc::clone(guest), self.policy.warm_up.clone());
-        let network = Network::Path(format!("/proc/self/task/{}/ns/net", guest.tid()).into());
-        let take = move || {
-            if let Some(warm_up) = &warm_up {
-                match netns::run_in(&network, || warm_up.get(WARM_UP_PATIENCE)) {
-                    Ok(Ok(answer)) => tracing::info!(status = answer.status, "warm-up request answered"),
-                    Ok(Err(error)) => tracing::warn!(%error, path = warm_up.path, "warm-up request failed"),
-                    Err(error) => tracing::warn!(%error, "no warm-up request"),
-                }
-            }
-            if let Err(error) = guest.snapshot(Level::Function) {
-                tracing::debug!(%error, "the guest has ended before its snapshot");
-            }
-        };
-        // Not on the caller's thread, which is the guest's.
-        if let Err(error) = std::thread::Builder::new().name("warm-up".to_owned()).spawn(take) {
-            tracing::warn!(%error, "no snapshot of the ready program: no thread");
+        // What was restored from a function snapshot, or from what builds on one, was ready then.
+        if self.restored_from.is_none_or(|restored| restored.level == Level::Base) {
+            self.watch = Watch::begin(&self.policy, guest, self.session.jobs());
+        }
+    }
+
+    /// The container's first process has ended, though nobody asked it to.
+    pub fn died(&self) {
+        self.session.died();
+    }
+
+    /// The program or its guest has done something.
+    pub fn hear(&self, news: News) {
+        if let Some(watch) = &self.watch {
+            watch.tell(news);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use seuss_abi::spec::ProcessSpec;
 
@@ -41,6 +42,15 @@ pub struct CloneConfig {
     pub snapshots: Option<SnapshotSink>,
     /// Virtual machines made ahead, for this very snapshot; without one, or if none is ready, the clone's is made on the spot.
     pub pool: Option<Arc<ShellPool>>,
+}
+
+/// What a snapshot waits for that nobody in the guest has asked for: it is put off while something stands in its way ([`seuss_abi::snapshot::Obstacle`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caution {
+    /// Connections that the program has opened do not stand in the way: clones find them reset.
+    pub reset_connections: bool,
+    /// How long the program must have had no new listening socket, thread, process or mapped file.
+    pub settled: Duration,
 }
 
 /// One EROFS blob, mapped read-only into the guest.

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use seuss_abi::comm::MAILBOX_SIZE;
 use seuss_abi::event::{Event, Kind};
+use seuss_abi::snapshot;
 use seuss_abi::spec::ProcessSpec;
 use seuss_snapshotter::snapshot::{Level, SnapshotId};
 
 use crate::boot;
 use crate::clock::{GuestClock, Sample, measure_tsc_khz};
-use crate::config::{CloneConfig, GuestConfig, Stdio};
+use crate::config::{Caution, CloneConfig, GuestConfig, Stdio};
 use crate::error::{GuestError, RequestError, StartError};
 use crate::handles::Handles;
 use crate::hypervisor::Hypervisor;
@@ -86,12 +87,18 @@ impl Guest {
         restore(config, Box::new(events))
     }
 
-    /// Ask the guest for a snapshot of `level`; [`GuestEvent::Captured`] answers.
+    /// Ask the guest for a snapshot of `level`; [`GuestEvent::Captured`] answers, or [`GuestEvent::PutOff`]: with `caution` where its clones could not go on, without where a process
+    /// of [`Self::exec`] runs.
     ///
     /// # Errors
     /// [`RequestError::Ended`], [`RequestError::Busy`].
-    pub fn snapshot(&self, level: Level) -> Result<(), RequestError> {
-        self.post(Kind::Snapshot, level.number(), 0, 0)
+    pub fn snapshot(&self, level: Level, caution: Option<Caution>) -> Result<(), RequestError> {
+        let flags = caution.map_or(0, |caution| {
+            snapshot::CAUTIOUS | if caution.reset_connections { snapshot::RESET_CONNECTIONS } else { 0 }
+        });
+        let settled = caution.map_or(Duration::ZERO, |caution| caution.settled);
+        let settled_ns = u64::try_from(settled.as_nanos()).unwrap_or(u64::MAX);
+        self.post(Kind::Snapshot, level.number(), flags, settled_ns)
     }
 
     /// What the guest captures next is compared with `to` instead of with snapshot `from`, if that is what it captured last. `to` is the same snapshot in another
@@ -264,6 +271,8 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
             generation: 0,
             learning: None,
             base_is_due: base,
+            owed: 0,
+            answer_due: true,
         },
     };
     launch(parts, timings, started)
@@ -319,6 +328,8 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
             shift,
             learning: Some(Learning { origin: Arc::clone(&origin), looks_left: LEARN_LOOKS, scout }),
             base_is_due: false,
+            owed: 0,
+            answer_due: true,
         },
     };
     launch(parts, timings, started)

@@ -33,7 +33,7 @@ mod stats;
 mod status;
 mod vcpu;
 
-pub use config::{CloneConfig, GuestConfig, ImageBlob, Stdio};
+pub use config::{Caution, CloneConfig, GuestConfig, ImageBlob, Stdio};
 pub use error::{GuestError, RequestError, StartError};
 pub use guest::Guest;
 pub use kernel::{ImageError, KernelImage};
@@ -47,4 +47,5 @@ pub use status::WaitStatus;
 pub use vcpu::{ExitReason, KvmError};
 
 pub use seuss_abi as abi;
+pub use seuss_abi::snapshot::Obstacle;
 pub use seuss_snapshotter::snapshot as format;

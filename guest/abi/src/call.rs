@@ -91,6 +91,8 @@ pub enum Op {
     /// This clone was entered ahead of time ([`crate::comm::BootBlock::hold`]) and has read what it was told to. Returns 0 when it is wanted: from then on boot
     /// block, clock and mailbox are its own.
     Hold = 33,
+    /// The cautious snapshot that the VMM has asked for is not taken: `args = [what stands in the way, a `[`crate::snapshot::Obstacle`]`]`. Returns 0.
+    PutOff = 34,
 }
 
 impl Op {
@@ -120,6 +122,7 @@ impl Op {
             20 => Self::NoBase,
             32 => Self::Capture,
             33 => Self::Hold,
+            34 => Self::PutOff,
             _ => return None,
         })
     }

@@ -62,7 +62,8 @@ pub enum Kind {
     Closed = 11,
     /// The next datagram of socket `a` needs `b` bytes of memory, more than is provided.
     Starved = 12,
-    /// Take a snapshot of level `a` ([`crate::snapshot`]) as soon as possible: [`crate::call::Op::Capture`] follows.
+    /// Take a snapshot of level `a` ([`crate::snapshot`]) as soon as possible: [`crate::call::Op::Capture`] follows. `b`: [`crate::snapshot::CAUTIOUS`] and what goes with
+    /// it, [`crate::call::Op::PutOff`] may follow instead then; `c`: nanoseconds for which the program must have settled.
     Snapshot = 32,
 }
 

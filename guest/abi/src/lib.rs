@@ -19,4 +19,4 @@ pub mod snapshot;
 pub mod spec;
 
 /// Version of this contract. The VMM refuses a guest image, and the guest refuses a boot block, of another version.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

@@ -1,4 +1,4 @@
-//! What a guest that is being captured tells the VMM of its memory.
+//! What a guest that is being captured tells the VMM of its memory, and when it had better not be.
 //!
 //! The capture area of the communication window holds two bits for every frame of the private window, frame 0 in the lowest bits of the
 //! first byte. The VMM believes nothing: whatever the bits say, it reads and writes within the guest's own memory only.
@@ -39,6 +39,68 @@ pub fn class(area: &[u8], pfn: u64) -> u8 {
     byte >> (pfn % 4 * 2) & 3
 }
 
+/// In `b` of [`crate::event::Kind::Snapshot`]: nobody in the guest has asked, so only a guest whose clones can go on is captured; another one says what stands in the way
+/// ([`crate::call::Op::PutOff`]).
+pub const CAUTIOUS: u64 = 1;
+/// Likewise: connections that the program has opened do not stand in the way; clones find them reset.
+pub const RESET_CONNECTIONS: u64 = 2;
+
+/// What stands in the way of a cautious capture.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Obstacle {
+    /// A thread computes, or nobody waits for connections: the program is at something that every clone would do again.
+    Busy = 1,
+    /// A process that the VMM has started beside the first one (an exec, a probe, a hook), or a child of one.
+    Exec = 2,
+    /// A connection that somebody outside has opened: a request is under way, or another may come.
+    Accepted = 3,
+    /// A connection that the program has opened: every clone would find it reset.
+    Outgoing = 4,
+    /// A generator of random numbers in the program's memory that cannot be seeded anew: clones would draw equal secrets.
+    Generator = 5,
+    /// A listening socket, a thread, a process or a mapped file is younger than the VMM wants: the program is still starting.
+    Settling = 6,
+}
+
+impl Obstacle {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Busy, Self::Exec, Self::Accepted, Self::Outgoing, Self::Generator, Self::Settling];
+
+    /// The obstacle with number `raw`.
+    #[must_use]
+    pub fn from_raw(raw: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|obstacle| *obstacle as u64 == raw)
+    }
+
+    /// A word for metrics and labels.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Exec => "exec",
+            Self::Accepted => "accepted-connection",
+            Self::Outgoing => "outgoing-connection",
+            Self::Generator => "random-generator",
+            Self::Settling => "settling",
+        }
+    }
+}
+
+impl core::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "the program is busy, or does not wait for connections",
+            Self::Exec => "a process that was started with exec (a probe, a hook, a shell) runs",
+            Self::Accepted => "a connection from outside is open",
+            Self::Outgoing => "a connection that the program has opened is open (seuss.dev/snapshot-connections: reset allows it)",
+            Self::Generator => "the program keeps a random generator in memory that cannot be seeded anew",
+            Self::Settling => "the program is still starting: a listening socket, thread, process or mapped file is young",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +114,13 @@ mod tests {
         set_class(&mut area, 0, FREE);
         let found: [u8; 9] = core::array::from_fn(|pfn| class(&area, pfn as u64));
         assert_eq!(found, [FREE, APPLICATION, COPIED, FREE, FREE, TABLE, FREE, FREE, FREE]);
+    }
+
+    #[test]
+    fn obstacles_have_numbers() {
+        for obstacle in Obstacle::ALL {
+            assert_eq!(Obstacle::from_raw(obstacle as u64), Some(obstacle));
+        }
+        assert_eq!((Obstacle::from_raw(0), Obstacle::from_raw(1 << 32 | 1)), (None, None));
     }
 }

@@ -9,6 +9,7 @@ use super::process::{NotStarted, Process};
 use super::{Container, State, now_exit};
 use crate::events::Event;
 use crate::guest::{EventSink, GuestError, GuestEvent, WaitStatus};
+use crate::snapshots::News;
 use crate::{lifecycle, program};
 
 /// Exit status of a container whose guest broke, as containerd has it for what it cannot know.
@@ -47,16 +48,23 @@ impl Container {
             GuestEvent::OutOfMemory => self.out_of_memory(),
             GuestEvent::Ready => {
                 tracing::info!(id = self.id, "the program is ready");
-                if let (Some(snapshots), Some(guest)) = (&state.snapshots, &state.guest) {
-                    snapshots.ready(guest);
-                }
+                hear(state, News::Listening);
+            }
+            GuestEvent::Answered => hear(state, News::Answered),
+            GuestEvent::PutOff(obstacle) => {
+                tracing::debug!(id = self.id, %obstacle, "snapshot put off");
+                hear(state, News::PutOff(obstacle));
             }
             GuestEvent::Captured(Ok(snapshot)) => {
+                hear(state, News::Taken);
                 if let (Some(snapshots), Some(guest)) = (&state.snapshots, &state.guest) {
                     snapshots.taken(snapshot, guest);
                 }
             }
-            GuestEvent::Captured(Err(reason)) => tracing::warn!(id = self.id, reason, "no snapshot"),
+            GuestEvent::Captured(Err(reason)) => {
+                tracing::warn!(id = self.id, reason, "no snapshot");
+                hear(state, News::Failed(reason));
+            }
             GuestEvent::Ended(result) => self.ended(state, result),
         }
     }
@@ -99,6 +107,9 @@ impl Container {
             if process.exited(exit) {
                 let (id, exec_id, pid) = (self.id.clone(), exec_id.clone(), process.pid);
                 self.shared.events.push(Event::Exit { id, exec_id, pid, exit });
+                if status == 0 {
+                    hear(state, News::ExecSucceeded);
+                }
             }
         }
     }
@@ -131,6 +142,12 @@ impl Container {
             return;
         }
         let status = result.map_or(BROKEN, WaitStatus::shell_code);
+        if status != 0
+            && !state.signalled
+            && let Some(snapshots) = &state.snapshots
+        {
+            snapshots.died();
+        }
         self.init_exited(state, status);
     }
 
@@ -151,6 +168,13 @@ impl Container {
             None => tracing::error!(id = self.id, %error, "the guest failed"),
         }
         state.init.io.say(&format!("seuss: {error} (containerd's log has the details)"));
+    }
+}
+
+/// Tells whoever waits for the program to be ready.
+fn hear(state: &State, news: News) {
+    if let Some(snapshots) = &state.snapshots {
+        snapshots.hear(news);
     }
 }
 

@@ -90,6 +90,7 @@ impl Container {
                 self.end_unstarted(&mut state, exec_id, signo);
                 return Ok(());
             }
+            state.signalled = true;
             let is_starting = exec_id.is_none() && state.init.lifecycle.state() == lifecycle::State::Starting;
             match state.guest.clone().filter(|_| !is_starting || signo == SIGKILL) {
                 Some(guest) => (guest, token),

@@ -120,6 +120,9 @@ impl Container {
         let mut state = self.lock();
         state.init.pid = guest.tid();
         state.guest = Some(Arc::clone(&guest));
+        if let Some(snapshots) = &mut state.snapshots {
+            snapshots.runs(&guest);
+        }
         if let Err(error) = self.write_record(&state) {
             tracing::warn!(%error, "the record of the container has an old pid");
         }

@@ -79,8 +79,8 @@ impl GuestControl for FakeGuest {
         }
     }
 
-    fn snapshot(&self, level: Level) -> Result<(), RequestError> {
-        self.call(format!("snapshot {level}"));
+    fn snapshot(&self, level: Level, caution: Option<Caution>) -> Result<(), RequestError> {
+        self.call(format!("snapshot {level} {caution:?}"));
         Ok(())
     }
 

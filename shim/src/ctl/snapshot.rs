@@ -153,6 +153,7 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
         // The receivers live until the guest has ended.
         GuestEvent::Ready => drop(is_ready.send(())),
         GuestEvent::Captured(outcome) => drop(sender.send(outcome)),
+        GuestEvent::PutOff(obstacle) => drop(sender.send(Err(obstacle.to_string()))),
         GuestEvent::Ended(result) => {
             let how = result.map_or_else(|error| error.to_string(), |status| status.to_string());
             drop(sender.send(Err(format!("the program has ended ({how})"))));
@@ -181,7 +182,7 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
                 () = &mut timer, if !asked => asked = true,
                 Some(()) = ready.recv(), if args.ready => {}
             }
-            if let Err(error) = guest.snapshot(level) {
+            if let Err(error) = guest.snapshot(level, None) {
                 break Some(Err(error.to_string()));
             }
         }

@@ -9,6 +9,10 @@ pub const SNAPSHOT: &str = "seuss.dev/snapshot";
 pub const WARM_UP: &str = "seuss.dev/warm-up";
 /// Annotation: the key of an argument snapshot (`snapshot argument KEY` on /dev/seuss) to start from; where there is none, the pod starts as without it.
 pub const ARGUMENT: &str = "seuss.dev/argument";
+/// Annotation: what tells that the program is ready.
+pub const READY: &str = "seuss.dev/ready";
+/// Annotation: what becomes of connections that the program has opened when it is captured.
+pub const CONNECTIONS: &str = "seuss.dev/snapshot-connections";
 /// Longest key of an argument snapshot, as /dev/seuss takes it.
 const ARGUMENT_MAX: usize = 1024;
 /// Annotation: names of environment variables that differ from pod to pod, separated by commas, beside [`HOSTNAME`].
@@ -57,11 +61,27 @@ impl Mode {
     }
 }
 
+/// What tells that a program is ready for its function snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadyBy {
+    /// It waits for connections and has settled, or it answers somebody outside.
+    #[default]
+    Listen,
+    /// An exec has ended with status 0, or somebody outside had an answer: what probes do.
+    Probe,
+    /// Nothing: the program or the operator asks for the snapshot.
+    Manual,
+}
+
 /// What a pod wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Which snapshots.
     pub mode: Mode,
+    /// When the function snapshot is taken.
+    pub ready_by: ReadyBy,
+    /// It may be taken while the program has connections open that it has opened itself: clones find them reset.
+    pub reset_connections: bool,
     /// What to ask the program before its snapshot is taken, so that what only the first request does is in the snapshot.
     pub warm_up: Option<Target>,
     /// The key of an argument snapshot to start from, if there is one.
@@ -86,6 +106,23 @@ impl Policy {
                 return Err(PolicyError { key: SNAPSHOT, value: other.to_owned(), expected });
             }
         };
+        let ready_by = match spec.annotation(READY) {
+            None | Some("listen") => ReadyBy::Listen,
+            Some("probe") => ReadyBy::Probe,
+            Some("manual") => ReadyBy::Manual,
+            Some(other) => {
+                let expected = "say listen, probe or manual";
+                return Err(PolicyError { key: READY, value: other.to_owned(), expected });
+            }
+        };
+        let reset_connections = match spec.annotation(CONNECTIONS) {
+            None | Some("keep") => false,
+            Some("reset") => true,
+            Some(other) => {
+                let expected = "say keep (no snapshot while such a connection is open) or reset";
+                return Err(PolicyError { key: CONNECTIONS, value: other.to_owned(), expected });
+            }
+        };
         let warm_up = spec.annotation(WARM_UP).map(|text| {
             let expected = "say PORT/PATH, as in 8080/healthz";
             text.parse().map_err(|_| PolicyError { key: WARM_UP, value: text.to_owned(), expected })
@@ -101,7 +138,7 @@ impl Policy {
             if is_word && key.len() <= ARGUMENT_MAX { Ok(key.to_owned()) } else { Err(refused()) }
         });
         let argument = argument.transpose()?;
-        Ok(Self { mode, warm_up, argument, identity_env })
+        Ok(Self { mode, ready_by, reset_connections, warm_up, argument, identity_env })
     }
 }
 
@@ -136,6 +173,11 @@ mod tests {
         for wrong in ["", "two words", &"x".repeat(1025)] {
             assert_eq!(read(&[(ARGUMENT, wrong)]).unwrap_err().key, ARGUMENT, "{wrong:?}");
         }
+        for (key, value) in [(READY, "always"), (CONNECTIONS, "")] {
+            assert_eq!(read(&[(key, value)]).unwrap_err().key, key);
+        }
+        let policy = read(&[(READY, "probe"), (CONNECTIONS, "reset")]).unwrap();
+        assert_eq!((policy.ready_by, policy.reset_connections), (ReadyBy::Probe, true));
         let error = read(&[(SNAPSHOT, "on")]).unwrap_err().to_string();
         assert!(
             error.contains("seuss.dev/snapshot") && error.contains("\"on\"") && error.contains("ready"),

@@ -10,19 +10,21 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use seuss_snapshotter::memory::protocol::{Fit, Refusal};
 use seuss_snapshotter::memory::{Client, ClientError};
 use seuss_snapshotter::snapshot::{KeepWorkingSet, SnapshotError, SnapshotId, Store, WorkPage};
 
-use crate::guest::{GuestControl, Lineage, OriginError};
+use crate::guest::{GuestControl, Lineage, Obstacle, OriginError};
 
 /// Longest wait for an answer while a container is created: a start without a snapshot is better than none.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for an answer of a store that takes in a snapshot.
 const PUT_PATIENCE: Duration = Duration::from_secs(60);
+/// A clone that ends by itself before this has died young.
+const YOUNG: Duration = Duration::from_secs(10);
 /// First and longest wait before a connection is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(20));
 
@@ -54,13 +56,19 @@ enum Job {
     Put { id: SnapshotId, guest: Weak<dyn GuestControl> },
     /// Keep a working set.
     WorkingSet { id: SnapshotId, pages: Vec<WorkPage> },
+    /// The container, a clone, has come to life; what it was restored from is judged by it.
+    Lives { id: SnapshotId },
+    /// It has died by itself.
+    Died,
+    /// A capture was given up.
+    GivenUp { reason: &'static str },
     /// Leave.
     End,
 }
 
 /// Hands jobs over, and wakes the thread that does them.
 #[derive(Clone)]
-struct Jobs {
+pub(super) struct Jobs {
     sender: Sender<Job>,
     wake: Arc<OwnedFd>,
 }
@@ -77,6 +85,13 @@ impl Jobs {
         if self.sender.send(job).is_ok() {
             let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         }
+    }
+}
+
+impl Jobs {
+    /// A capture was given up, because of this.
+    pub(super) fn given_up(&self, obstacle: Obstacle) {
+        self.push(Job::GivenUp { reason: obstacle.name() });
     }
 }
 
@@ -140,6 +155,7 @@ impl Visit {
             local,
             lineage: origin,
             retry: RETRY.0,
+            judged: None,
             leftover: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("snapshots".to_owned()).spawn(move || worker.run());
@@ -161,6 +177,23 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Hands over what is asked of the store.
+    pub(super) fn jobs(&self) -> Jobs {
+        self.jobs.clone()
+    }
+
+    /// The container, a clone of `id`, runs.
+    pub(super) fn lives(&self, id: SnapshotId) {
+        self.jobs.push(Job::Lives { id });
+    }
+
+    /// It has ended, though nobody asked it to.
+    pub(super) fn died(&self) {
+        self.jobs.push(Job::Died);
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         // What was asked for before is done first.
@@ -179,6 +212,8 @@ struct Worker {
     /// What the guest builds on, as the store has it.
     lineage: Option<Arc<Lineage>>,
     retry: Duration,
+    /// What the container was restored from, while it is young, and until when it is.
+    judged: Option<(SnapshotId, Instant)>,
     /// Local snapshots that are not needed, but for their children.
     leftover: Vec<SnapshotId>,
 }
@@ -189,6 +224,9 @@ impl Worker {
             match self.todo.try_recv() {
                 Ok(Job::Put { id, guest }) => self.put(id, &guest),
                 Ok(Job::WorkingSet { id, pages }) => self.tell_working_set(id, &pages),
+                Ok(Job::Lives { id }) => self.judged = Some((id, Instant::now() + YOUNG)),
+                Ok(Job::Died) => self.judge(false),
+                Ok(Job::GivenUp { reason }) => self.tell(|client| client.given_up(reason)),
                 Err(TryRecvError::Empty) => self.wait(),
                 Ok(Job::End) | Err(TryRecvError::Disconnected) => return,
             }
@@ -197,12 +235,17 @@ impl Worker {
 
     /// Until there is something to do, or the store is gone, or it is time to look for it again.
     fn wait(&mut self) {
-        let again =
-            Timespec { tv_sec: self.retry.as_secs() as i64, tv_nsec: self.retry.subsec_nanos().into() };
+        let now = Instant::now();
+        let grown_up = self.judged.map(|(_, at)| at.saturating_duration_since(now));
+        if grown_up == Some(Duration::ZERO) {
+            return self.judge(true);
+        }
+        let retry = self.client.is_none().then_some(self.retry);
+        let longest = retry.into_iter().chain(grown_up).min();
+        let longest = longest.and_then(|longest| Timespec::try_from(longest).ok());
         let client = self.client.as_ref().map(|client| PollFd::new(client, PollFlags::IN));
         let mut fds: Vec<_> = [PollFd::new(&self.wake, PollFlags::IN)].into_iter().chain(client).collect();
-        let timeout = if fds.len() == 2 { None } else { Some(&again) };
-        let waited = poll(&mut fds, timeout);
+        let waited = poll(&mut fds, longest.as_ref());
         let store_speaks = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
         let timed_out = waited == Ok(0);
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
@@ -211,8 +254,22 @@ impl Worker {
             tracing::warn!(socket = %self.socket.display(), "the store of memory snapshots is gone");
             self.client = None;
             self.retry = RETRY.0;
-        } else if timed_out {
+        } else if timed_out && retry.is_some_and(|retry| now.elapsed() >= retry) {
             self.connect_again();
+        }
+    }
+
+    /// What the container was restored from has a clone that has lived, or died young.
+    fn judge(&mut self, lived: bool) {
+        if let Some((id, _)) = self.judged.take() {
+            self.tell(|client| client.outcome(&id.to_string(), lived));
+        }
+    }
+
+    /// Tells the store something that nobody waits for.
+    fn tell(&mut self, news: impl Fn(&Client) -> Result<(), ClientError>) {
+        if let Err(error) = self.ask(|client| Ok(news(client)?)) {
+            tracing::debug!(%error, "the store of memory snapshots was not told");
         }
     }
 

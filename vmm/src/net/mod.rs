@@ -4,6 +4,7 @@
 //! are bounded, options are those of a list (the host's process has privileges that the guest must not borrow), and a submission that breaks the
 //! contract ends the guest. Nothing here waits.
 
+mod answer;
 mod calls;
 mod interfaces;
 mod linger;
@@ -29,6 +30,7 @@ use seuss_abi::net::{
 
 use crate::events::EventRing;
 use crate::memory::Memory;
+use answer::Answer;
 use pieces::{Outgoing, Piece};
 use queue::SubmissionRing;
 use socket::{Ahead, Phase, Socket};
@@ -77,13 +79,21 @@ pub(crate) struct Sockets {
     table: Vec<Option<Box<Socket>>>,
     /// Sockets with new data to send.
     dirty: VecDeque<u32>,
+    /// Somebody outside has had a good answer.
+    answered: bool,
 }
 
 impl Sockets {
     /// No sockets; `epoll` watches them.
     pub(crate) fn new(epoll: OwnedFd) -> Self {
         linger::raise_descriptor_limit();
-        Self { epoll, submissions: SubmissionRing::default(), table: Vec::new(), dirty: VecDeque::new() }
+        Self {
+            epoll,
+            submissions: SubmissionRing::default(),
+            table: Vec::new(),
+            dirty: VecDeque::new(),
+            answered: false,
+        }
     }
 
     /// Whether the guest has submitted something.
@@ -284,7 +294,13 @@ impl Sockets {
         if let Some(socket) = self.get(handle) {
             socket.dirty = false;
             socket.advance(memory, ring);
+            self.answered |= socket.answer.take_good();
         }
+    }
+
+    /// Whether somebody outside has had a good answer since the last call.
+    pub(crate) fn take_answered(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
     }
 
     fn shut_down(&mut self, handle: u32, how: rustix::net::Shutdown) {
@@ -352,6 +368,7 @@ impl Sockets {
         ring.loud(Kind::Accepted, listener, connection.into(), 0);
         let mut socket = Socket::new(connection, Ok(fd), false, Phase::Connected);
         socket.provide(piece.after(size_of::<AcceptHeader>() as u64));
+        socket.answer = Answer::of_connection(&local, &peer);
         self.insert(socket);
         self.advance(connection, memory, ring);
     }

@@ -12,6 +12,7 @@ use seuss_abi::event::Kind;
 use seuss_abi::net::{ADDRESS_BYTES, DATAGRAM_ALIGN, DatagramHeader};
 
 use super::Announce;
+use super::answer::Answer;
 use super::pieces::{Done, Inbox, Outbox, Piece};
 use super::sys;
 use crate::memory::Memory;
@@ -66,6 +67,8 @@ pub(super) struct Socket {
     pub(super) dirty: bool,
     /// epoll knows it.
     pub(super) watched: bool,
+    /// How the first answer to somebody outside reads, until it has been looked at.
+    pub(super) answer: Answer,
 }
 
 impl Socket {
@@ -87,6 +90,7 @@ impl Socket {
             closing: false,
             dirty: false,
             watched: false,
+            answer: Answer::default(),
         }
     }
 
@@ -205,6 +209,11 @@ impl Socket {
         let mut done = Done::default();
         while self.writable && !self.outbox.is_empty() {
             let Ok(fd) = &self.fd else { return };
+            if self.answer == Answer::Awaited
+                && let Some(outgoing) = self.outbox.front()
+            {
+                self.answer = Answer::read(&outgoing.piece, memory);
+            }
             // SAFETY: the pieces lie in the private window, which is mapped.
             match unsafe { sys::send(fd, &mut self.outbox.iovecs(memory), &mut []) } {
                 Ok(count) => done.add(self.outbox.advance(count as u64)),

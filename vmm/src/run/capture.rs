@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use seuss_abi::snapshot::Obstacle;
 use seuss_snapshotter::snapshot::{Level, SnapshotId};
 
 use super::{End, GuestEvent, Learning, Runner};
@@ -19,6 +20,7 @@ impl Runner {
         let mut level = Level::from_number(level)
             .ok_or_else(|| End::Protocol(format!("Capture of level {level}, which does not exist")))?;
         let base_is_due = std::mem::take(&mut self.snapshots.base_is_due);
+        self.snapshots.owed = self.snapshots.owed.saturating_sub(1);
         let Some(sink) = &self.snapshots.sink else {
             let reason = "this guest was started without a store for snapshots";
             self.emit(GuestEvent::Captured(Err(reason.into())));
@@ -50,6 +52,19 @@ impl Runner {
                 -i64::from(libc::EIO)
             }
         })
+    }
+
+    /// Serve `Op::PutOff`. Somebody is told only if somebody has asked.
+    pub(super) fn put_off(&mut self, obstacle: u64) -> Result<i64, End> {
+        let obstacle = Obstacle::from_raw(obstacle)
+            .ok_or_else(|| End::Protocol(format!("PutOff for obstacle {obstacle}, which does not exist")))?;
+        if let Some(owed) = self.snapshots.owed.checked_sub(1) {
+            self.snapshots.owed = owed;
+            self.snapshots.answer_due = true;
+            tracing::debug!(guest = self.shared.name, %obstacle, "snapshot put off");
+            self.emit(GuestEvent::PutOff(obstacle));
+        }
+        Ok(0)
     }
 
     /// While the guest is a young clone: note which pages it has written so far. It stands still.

@@ -42,7 +42,8 @@ fn brings_something_in(op: Op) -> bool {
         | Op::Ready
         | Op::NoBase
         | Op::Capture
-        | Op::Hold => false,
+        | Op::Hold
+        | Op::PutOff => false,
     }
 }
 
@@ -52,6 +53,9 @@ impl Runner {
         let slot: Slot = self.machine.memory.comm().load(SLOT).unwrap_or_default();
         self.recorder.call(&slot);
         self.sockets.drain(&self.machine.memory, &mut self.ring)?;
+        if self.sockets.take_answered() && std::mem::take(&mut self.snapshots.answer_due) {
+            self.emit(GuestEvent::Answered);
+        }
         let result = self.call(&slot)?;
         self.recorder.returned(result);
         self.machine.memory.comm().store(SLOT.plus(RESULT), result);
@@ -95,6 +99,7 @@ impl Runner {
                 self.snapshots.base_is_due = false;
                 Ok(0)
             }
+            Op::PutOff => self.put_off(a),
             Op::Hold => Err(End::Protocol("Hold of a guest that was not entered ahead of time".into())),
             Op::Started if a == 0 => self.first_started(b, Gpa(c), slot.args[3]),
             Op::Started => self.started(a, b),

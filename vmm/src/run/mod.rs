@@ -20,6 +20,7 @@ use rustix::time::Timespec;
 use seuss_abi::comm::{CLOCK_OFFSET, Clock, MAILBOX_OFFSET};
 use seuss_abi::event::{Event, Kind};
 use seuss_abi::layout::{COMM_GPA, ENTRY_UPCALL, KERNEL_BASE, KERNEL_END, RFLAGS};
+use seuss_abi::snapshot::Obstacle;
 use seuss_snapshotter::snapshot::SnapshotId;
 
 use crate::clock::{GuestClock, Sample, monotonic_ns};
@@ -70,6 +71,10 @@ pub enum GuestEvent {
     Ready,
     /// A snapshot was asked for, by the guest or by [`crate::Guest::snapshot`]: it exists, or why not. The guest goes on.
     Captured(Result<SnapshotId, String>),
+    /// Somebody outside of the guest has had an answer on a connection: of HTTP one that says 2xx or 3xx. Told once, and once more after each [`Self::PutOff`].
+    Answered,
+    /// A snapshot that [`crate::Guest::snapshot`] asked for is not taken, because of this. It may be asked for again.
+    PutOff(Obstacle),
     /// The guest is gone: its first process ended, it was stopped, or it failed. Processes started with `exec` ended
     /// with it.
     Ended(Result<WaitStatus, GuestError>),
@@ -145,6 +150,10 @@ pub(crate) struct Snapshots {
     pub(crate) learning: Option<Learning>,
     /// The guest may take its base snapshot: it has seen nothing but its runtime so far.
     pub(crate) base_is_due: bool,
+    /// Snapshots that the guest was asked for and has not answered.
+    pub(crate) owed: u64,
+    /// The next answer to somebody outside is told.
+    pub(crate) answer_due: bool,
 }
 
 /// A young clone, whose use of memory tells what later ones will use.
@@ -431,7 +440,12 @@ impl Runner {
         let room = self.ring.room(self.machine.memory.comm())?;
         for request in self.shared.take_requests(room) {
             match request {
-                Request::Post(event) => self.ring.push(event),
+                Request::Post(event) => {
+                    if event.kind == Kind::Snapshot as u32 {
+                        self.snapshots.owed += 1;
+                    }
+                    self.ring.push(event);
+                }
                 Request::Exec { token, spec, stdio } => self.execs.ask(Waiting { token, spec, stdio }),
                 Request::Rebase { from, to } => {
                     let parent = &mut self.snapshots.parent;

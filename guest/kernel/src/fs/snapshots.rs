@@ -23,6 +23,15 @@ const KEY_MAX: usize = 1024;
 /// Length of what tells guests apart, in bytes.
 pub const ID_BYTES: usize = 16;
 
+/// What a snapshot that nobody in the guest has asked for waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caution {
+    /// Connections that the program has opened do not count.
+    pub reset_connections: bool,
+    /// How long the program must have settled, in nanoseconds.
+    pub settled_ns: u64,
+}
+
 /// A snapshot that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -32,6 +41,8 @@ pub struct Wanted {
     pub key: Vec<u8>,
     /// How many of the root file system's images it builds on, the lowest; 0: all.
     pub images: u64,
+    /// It is not taken where something stands in its way.
+    pub caution: Option<Caution>,
 }
 
 /// What has been asked for, and what has happened.
@@ -147,7 +158,7 @@ fn parse(text: &[u8]) -> Result<Wanted> {
     if words.next().is_some() || key.len() > KEY_MAX {
         return Err(Errno::EINVAL);
     }
-    Ok(Wanted { level, key, images: 0 })
+    Ok(Wanted { level, key, images: 0, caution: None })
 }
 
 impl FileOps for SnapshotDevice {
@@ -207,7 +218,7 @@ mod tests {
 
     #[test]
     fn requests_are_parsed() {
-        let wanted = |level, key: &[u8]| Ok(Wanted { level, key: key.to_vec(), images: 0 });
+        let wanted = |level, key: &[u8]| Ok(Wanted { level, key: key.to_vec(), images: 0, caution: None });
         assert_eq!(parse(b"snapshot"), wanted(1, b""));
         assert_eq!(parse(b"snapshot base\n"), wanted(0, b""));
         assert_eq!(parse(b" snapshot argument  user-7 \n"), wanted(2, b"user-7"));

@@ -168,7 +168,7 @@ impl Kernel {
         {
             return;
         }
-        let mut wanted = Wanted { level: LEVEL_BASE, key: Vec::new(), images: 0 };
+        let mut wanted = Wanted { level: LEVEL_BASE, key: Vec::new(), images: 0, caution: None };
         wanted.images = self.runtime.borrow().as_ref().map_or(0, |runtime| runtime.layers as u64);
         self.fs.env.snapshots.ask(wanted);
     }

@@ -44,6 +44,10 @@ impl Kernel {
     /// Take the snapshot that was asked for. To be called where nothing on the stack is needed any more.
     pub(super) fn capture(&self) {
         let Some(wanted) = self.fs.env.snapshots.take() else { return };
+        if let Some(obstacle) = self.obstacle(&wanted) {
+            self.put_off(obstacle);
+            return;
+        }
         let in_base_phase = self.runtime.borrow().is_some();
         // What a program uses of its text once it is ready is learnt page by page (vmm/DESIGN.md); what one uses that has yet to import everything is not known, and a large page is one
         // fault of a shadow-paging KVM's.
@@ -101,7 +105,7 @@ impl Kernel {
     }
 
     /// Every address space, once.
-    fn spaces(&self) -> Vec<Rc<RefCell<Space>>> {
+    pub(super) fn spaces(&self) -> Vec<Rc<RefCell<Space>>> {
         let mut spaces: Vec<Rc<RefCell<Space>>> = Vec::new();
         for process in self.processes() {
             let space = process.space();

@@ -2,7 +2,7 @@
 
 use super::Kernel;
 use crate::errno::Errno;
-use crate::fs::snapshots::Wanted;
+use crate::fs::snapshots::{Caution, Wanted};
 use crate::task::signal::SignalInfo;
 use alloc::format;
 use alloc::vec;
@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use seuss_abi::call::Op;
 use seuss_abi::comm::MAILBOX_SIZE;
 use seuss_abi::event::{Event, Kind};
+use seuss_abi::snapshot;
 use seuss_abi::spec::ProcessSpec;
 
 impl Kernel {
@@ -29,7 +30,16 @@ impl Kernel {
             Some(Kind::Exec) => self.exec_from_host(event.a, event.b),
             Some(Kind::Snapshot) => {
                 self.give_up_base();
-                self.fs.env.snapshots.ask(Wanted { level: u64::from(event.a), key: Vec::new(), images: 0 });
+                let caution = Caution {
+                    reset_connections: event.b & snapshot::RESET_CONNECTIONS != 0,
+                    settled_ns: event.c,
+                };
+                self.fs.env.snapshots.ask(Wanted {
+                    level: u64::from(event.a),
+                    key: Vec::new(),
+                    images: 0,
+                    caution: (event.b & snapshot::CAUTIOUS != 0).then_some(caution),
+                });
             }
             Some(Kind::WindowSize) => self.resize(event.a, (event.b as u16, event.c as u16)),
             Some(_) => {

@@ -42,6 +42,7 @@ impl Kernel {
     }
 
     pub(super) fn add_thread(&self, thread: &Rc<Thread>) {
+        self.note_growth();
         self.threads.borrow_mut().insert(thread.tid, thread.clone());
         self.make_runnable(thread);
     }

@@ -12,6 +12,7 @@ mod identity;
 pub mod info;
 mod jump;
 pub mod life;
+mod obstacle;
 mod oom;
 pub mod patch;
 pub mod schedule;
@@ -127,6 +128,8 @@ pub struct Kernel {
     yielding: Cell<bool>,
     /// The VMM knows that the program is ready.
     told_ready: Cell<bool>,
+    /// When the program last grew: a listening socket, a thread, a process, a mapped file (CLOCK_MONOTONIC).
+    grown_ns: Cell<u64>,
     /// While only the layers of the runtime are shown.
     runtime: RefCell<Option<base::Runtime>>,
 }
@@ -182,6 +185,7 @@ impl Kernel {
             slice_start: Cell::new(slice_start),
             yielding: Cell::new(false),
             told_ready: Cell::new(false),
+            grown_ns: Cell::new(started_ns),
             runtime: RefCell::new(runtime),
         })
     }

@@ -88,6 +88,7 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
     } else {
         let file = call.process.files().borrow().get(fd as u32 as i32)?;
         let mapping = file.mapping(shared, writable)?;
+        call.kernel.note_growth();
         Some((mapping.pager, mapping.writable))
     };
     let private_data = writable && !shared;

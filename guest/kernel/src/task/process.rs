@@ -108,6 +108,8 @@ pub struct Process {
     pub sid: Cell<Pid>,
     /// The VMM's name for a process that it started.
     pub token: Option<u32>,
+    /// The VMM has started it, or one that it descends from, beside the first process.
+    pub is_foreign: bool,
     space: RefCell<Rc<RefCell<Space>>>,
     files: RefCell<Rc<RefCell<FdTable>>>,
     fs: RefCell<Rc<FsContext>>,
@@ -210,6 +212,8 @@ impl Process {
             pgid: Cell::new(parent.map_or(pid, |parent| parent.pgid.get())),
             sid: Cell::new(parent.map_or(pid, |parent| parent.sid.get())),
             token,
+            is_foreign: token.is_some_and(|token| token != 0)
+                || parent.is_some_and(|parent| parent.is_foreign),
             space: RefCell::new(parts.space),
             files: RefCell::new(parts.files),
             fs: RefCell::new(parts.fs),

@@ -317,6 +317,16 @@ impl Uplink {
         self.table.borrow().iter().flatten().any(|endpoint| endpoint.is_listening() && endpoint.is_awaited())
     }
 
+    /// Whether connections of the host's are open that others have opened, and that this guest has.
+    #[must_use]
+    pub fn open_connections(&self) -> (bool, bool) {
+        let table = self.table.borrow();
+        let mut open = table.iter().flatten().filter_map(|endpoint| endpoint.open_connection());
+        open.by_ref().fold((false, false), |(incoming, outgoing), is_incoming| {
+            (incoming || is_incoming, outgoing || !is_incoming)
+        })
+    }
+
     /// Serve an event. Returns whether it was one of a socket.
     pub fn event(&self, event: Event) -> bool {
         let Event { kind, a: handle, b, c } = event;

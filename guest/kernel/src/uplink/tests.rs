@@ -443,3 +443,31 @@ fn handles_and_memory_are_bounded() {
     bench.event(Kind::Closed, 7, 0, 0);
     assert!(bench.uplink.open(2, 1, 6).is_ok());
 }
+
+#[test]
+fn open_connections_are_told_by_who_has_opened_them() {
+    let bench = Bench::new();
+    assert_eq!(bench.uplink.open_connections(), (false, false));
+    let listener = bench.listening();
+    let prepared = bench.vmm.take();
+    let prepared = prepared.iter().find(|entry| entry.command == Command::Accept as u32).unwrap();
+    assert_eq!(bench.uplink.open_connections(), (false, false), "a listening socket is none");
+    let accept = |peer: &[u8]| {
+        let mut header = [0; size_of::<seuss_abi::net::AcceptHeader>()];
+        header[..16].copy_from_slice(&address(80));
+        header[ADDRESS_BYTES..ADDRESS_BYTES + peer.len()].copy_from_slice(peer);
+        bench.frames.write(prepared.args[0], &header);
+        bench.event(Kind::Accepted, listener.handle(), prepared.args[2], 0);
+        listener.accept().unwrap()
+    };
+    let mut client = address(7000);
+    client[7] = 9;
+    let incoming = accept(&client);
+    assert_eq!(bench.uplink.open_connections(), (true, false));
+    let (outgoing, _) = bench.connected();
+    assert_eq!(bench.uplink.open_connections(), (true, true));
+    bench.event(Kind::Failed, outgoing.handle(), 104, 1);
+    assert_eq!(bench.uplink.open_connections(), (true, false), "what is over is not open");
+    incoming.close(false);
+    assert_eq!(bench.uplink.open_connections(), (false, false));
+}

@@ -32,6 +32,7 @@ fn listen(call: &mut Call<'_>) -> SysResult {
     let [fd, backlog, ..] = call.args;
     let (_, socket) = socket(call, fd)?;
     let backlog = (backlog as u32).min(BACKLOG_MAX);
+    call.kernel.note_growth();
     let outcome = with_caller(call, false, |caller| socket.listen(caller, backlog));
     settle(call, &*socket, outcome)
 }

@@ -56,6 +56,7 @@ impl Endpoint {
         *connection.local.borrow_mut() = trimmed(&header[..ADDRESS_BYTES]);
         *connection.peer.borrow_mut() = trimmed(&header[ADDRESS_BYTES..]);
         connection.connecting.set(Connecting::Done);
+        connection.incoming.set(true);
         connection.send_max.set(self.send_max.get());
         connection.receive_max.set(self.receive_max.get());
         connection.find_neighbour();

@@ -86,6 +86,8 @@ pub struct Endpoint {
     send_max: Cell<usize>,
     /// Bytes that are received ahead: less than [`RECEIVE_MAX`] where SO_RCVBUF says so. A datagram needs memory for all of it, so this is for streams.
     receive_max: Cell<usize>,
+    /// Somebody else has opened the connection.
+    incoming: Cell<bool>,
     /// Both ends may be in this guest.
     pub(super) neighbour: Cell<bool>,
     /// The port under which others in this guest reach it; 0: none, or its listening socket's.
@@ -120,6 +122,7 @@ impl Endpoint {
             provide: Cell::new(PAGE),
             send_max: Cell::new(SEND_MAX),
             receive_max: Cell::new(RECEIVE_MAX),
+            incoming: Cell::new(false),
             neighbour: Cell::new(false),
             port: Cell::new(0),
             released: Cell::new(false),
@@ -185,6 +188,14 @@ impl Endpoint {
     #[must_use]
     pub fn connecting(&self) -> Connecting {
         self.connecting.get()
+    }
+
+    /// A connection that is open or being opened: whether somebody outside of this guest has opened it.
+    #[must_use]
+    pub(super) fn open_connection(&self) -> Option<bool> {
+        let is_one = self.connecting.get() != Connecting::Not && !self.datagram && !self.is_listening();
+        let is_open = is_one && !self.over.get() && !self.released.get();
+        is_open.then(|| self.incoming.get() && !self.neighbour.get())
     }
 
     /// Whether the peer sends nothing more.
