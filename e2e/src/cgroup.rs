@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use seuss_snapshotter::mountinfo;
 
 /// The directories of one node.
 #[derive(Debug, Default)]
@@ -19,22 +20,13 @@ pub struct Cgroups {
     pub v2: Option<PathBuf>,
 }
 
-/// A mounted hierarchy.
-struct Mount {
-    /// The cgroup that the mount shows at its root.
-    root: String,
-    point: PathBuf,
-    kind: String,
-    options: Vec<String>,
-}
-
 impl Cgroups {
     /// Makes the directories.
     ///
     /// # Errors
     /// Not root, or no hierarchy is mounted where Linux distributions mount them.
     pub fn create(name: &str) -> Result<Self> {
-        let mounts = parse_mounts(&fs::read_to_string("/proc/self/mountinfo")?);
+        let mounts = mountinfo::table()?;
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let mut cgroups = Self::default();
         if let Some(mount) =
@@ -54,7 +46,9 @@ impl Cgroups {
             else {
                 continue;
             };
-            let below = path.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or(&path);
+            // The cgroup that the mount shows at its root.
+            let root = mount.root.to_string_lossy();
+            let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or(&path);
             let dir = mount.point.join(below.trim_start_matches('/')).join(name);
             make(&dir)?;
             if controllers.split(',').any(|controller| controller == "cpuset") {
@@ -121,23 +115,6 @@ fn parse_own(text: &str) -> Vec<(String, String)> {
     lines.filter(|(controllers, _)| !controllers.is_empty()).collect()
 }
 
-fn parse_mounts(text: &str) -> Vec<Mount> {
-    let parse = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ').skip(3);
-        let (root, point) = (left.next()?, left.next()?);
-        let mut right = right.split(' ');
-        let (kind, options) = (right.next()?, right.nth(1)?);
-        kind.starts_with("cgroup").then(|| Mount {
-            root: root.into(),
-            point: point.into(),
-            kind: kind.into(),
-            options: options.split(',').map(str::to_owned).collect(),
-        })
-    };
-    text.lines().filter_map(parse).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,19 +124,5 @@ mod tests {
         let own = parse_own("9:name=systemd:/\n4:memory:/jobs/7\n3:cpu,cpuacct:/\n0::/\n");
         let expected = [("name=systemd", "/"), ("memory", "/jobs/7"), ("cpu,cpuacct", "/")];
         assert_eq!(own, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
-    }
-
-    #[test]
-    fn reads_mounts() {
-        let mounts = parse_mounts(
-            "30 25 0:26 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n\
-             31 25 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n22 1 8:1 / / rw - ext4 /dev/sda rw\n",
-        );
-        assert_eq!(mounts.len(), 2);
-        assert_eq!(mounts[0].options, ["rw", "memory"]);
-        assert_eq!(
-            (mounts[1].kind.as_str(), mounts[1].point.as_path()),
-            ("cgroup2", Path::new("/sys/fs/cgroup"))
-        );
     }
 }

@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message as _;
+use seuss_snapshotter::beneath::Dir;
 use sha2::{Digest as _, Sha256};
 
 use crate::args::Flags;
@@ -106,6 +107,8 @@ pub fn start(flags: &Flags, bundle: &Path) -> Result<Vec<u8>, StartShimError> {
     let input = read_input()?;
     let known = |name: &str| std::env::var(name).ok();
     let params = params(&input, flags, known(TTRPC_ADDRESS), known(MAX_SHIM_VERSION).is_some())?;
+    let bundle =
+        &Dir::open(bundle).map_err(|source| StartShimError::Address { path: bundle.to_owned(), source })?;
     let group = match role(&Spec::read(bundle)?) {
         Role::Container { sandbox_id } => sandbox_id,
         Role::Sandbox | Role::Alone => flags.id.clone(),
@@ -113,14 +116,15 @@ pub fn start(flags: &Flags, bundle: &Path) -> Result<Vec<u8>, StartShimError> {
     let path = socket_path(&params.socket_dir, &params.grpc_address, &flags.namespace, &group);
     let address = format!("unix://{}", path.display());
     if let Some(listener) = listen(&path)? {
-        let spawned = spawn(flags, &params, bundle, &address, listener);
+        let spawned = spawn(flags, &params, bundle.path(), &address, listener);
         if spawned.is_err() {
             let _ = fs::remove_file(&path);
         }
         spawned?;
     }
-    let file = bundle.join(ADDRESS_FILE);
-    fs::write(&file, &address).map_err(|source| StartShimError::Address { path: file.clone(), source })?;
+    bundle
+        .write(ADDRESS_FILE, address.as_bytes())
+        .map_err(|source| StartShimError::Address { path: bundle.path().join(ADDRESS_FILE), source })?;
     Ok(answer(params.protocol, &address))
 }
 

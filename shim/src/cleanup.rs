@@ -5,7 +5,6 @@
 //! a dead shim leaves (mounts, control groups, its socket) is removed, for the pod's other containers, too: containerd 2 does not ask for
 //! those.
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,10 +14,12 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use seuss_snapshotter::beneath::{Dir, Way};
 use ttrpc::context;
 use ttrpc::proto::Code;
 
 use crate::bootstrap::{ADDRESS_FILE, remove_socket};
+use crate::container::prepare::ROOT_DIR;
 use crate::events::timestamp;
 use crate::mount::unmount_recursive;
 use crate::record::Record;
@@ -29,6 +30,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the kernel may take to empty the control groups of a killed process.
 const CGROUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most bytes of a shim's address.
+const ADDRESS_BYTES_MAX: u64 = 4096;
 /// Exit status of what was killed: 128 + SIGKILL.
 const KILLED: u32 = 137;
 
@@ -44,15 +47,19 @@ enum Answer {
 
 /// Cleans up after container `id` with bundle `bundle`. Problems are logged: there is nobody who could do more.
 pub async fn delete(id: &str, bundle: &Path) -> api::DeleteResponse {
-    let record = Record::read(bundle);
+    let opened = Dir::open(bundle);
+    let opened = opened.inspect_err(|error| tracing::warn!(%error, "the bundle cannot be opened")).ok();
+    let record = opened.as_ref().and_then(Record::read);
     let mut response = api::DeleteResponse {
         pid: record.as_ref().map_or(0, |record| record.pid),
         exit_status: KILLED,
         exited_at: MessageField::some(timestamp(SystemTime::now())),
         ..Default::default()
     };
-    let socket = fs::read_to_string(bundle.join(ADDRESS_FILE)).ok();
-    let socket = socket.map(|text| PathBuf::from(text.trim().strip_prefix("unix://").unwrap_or(text.trim())));
+    let address = opened.as_ref().and_then(|bundle| bundle.read(ADDRESS_FILE, ADDRESS_BYTES_MAX).ok());
+    let address = address.and_then(|bytes| String::from_utf8(bytes).ok());
+    let socket =
+        address.map(|text| PathBuf::from(text.trim().strip_prefix("unix://").unwrap_or(text.trim())));
     let answer = match &socket {
         Some(socket) => ask_shim(socket, id).await,
         None => Answer::None,
@@ -74,7 +81,9 @@ pub async fn delete(id: &str, bundle: &Path) -> api::DeleteResponse {
             }
         }
     }
-    clean_bundle(bundle, record.as_ref());
+    if let Some(bundle) = &opened {
+        clean_bundle(bundle, record.as_ref());
+    }
     response
 }
 
@@ -148,20 +157,20 @@ fn clean_siblings(bundle: &Path, record: &Record) {
     if record.shim.is_alive() {
         return;
     }
-    let Some(entries) = bundle.parent().and_then(|dir| fs::read_dir(dir).ok()) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path != bundle
-            && let Some(sibling) = Record::read(&path).filter(|sibling| sibling.shim == record.shim)
-        {
+    let (Some(parent), Some(own)) = (bundle.parent(), bundle.file_name()) else { return };
+    let siblings = Dir::open(parent).and_then(|dir| Ok((dir.names()?, dir)));
+    let Ok((names, dir)) = siblings else { return };
+    for name in names.iter().filter(|name| *name != own) {
+        let Ok(bundle) = dir.dir(Path::new(name), Way::NoLinks) else { continue };
+        if let Some(sibling) = Record::read(&bundle).filter(|sibling| sibling.shim == record.shim) {
             tracing::info!(id = sibling.id, "cleaning up after another container of the pod");
-            clean_bundle(&path, Some(&sibling));
+            clean_bundle(&bundle, Some(&sibling));
         }
     }
 }
 
-fn clean_bundle(bundle: &Path, record: Option<&Record>) {
-    if let Err(error) = unmount_recursive(&bundle.join("rootfs")) {
+fn clean_bundle(bundle: &Dir, record: Option<&Record>) {
+    if let Err(error) = unmount_recursive(bundle, ROOT_DIR) {
         tracing::warn!(%error, "cannot unmount the root file system");
     }
     let Some(record) = record else { return };

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use containerd_shim_protos::types::mount::Mount;
+use seuss_snapshotter::beneath::Dir;
 
 pub use requests::{Pid, StateView};
 
@@ -31,7 +32,7 @@ use crate::io::{Owner, ProcessIo, StdioNames};
 use crate::lifecycle::Exit;
 use crate::mount::MountSpec;
 use crate::netns;
-use crate::oci::{Cpu, Spec};
+use crate::oci::{Cpu, ReadSpecError, Spec};
 use crate::record::{ProcessId, Record};
 use crate::snapshots::key::Subject;
 use crate::snapshots::policy::{Mode, Policy};
@@ -90,7 +91,7 @@ pub struct CreateRequest {
 pub struct Container {
     /// Its id.
     pub id: String,
-    bundle: PathBuf,
+    bundle: Dir,
     role: Role,
     network: Network,
     /// Memory of its guest, 0 for a sandbox.
@@ -125,7 +126,9 @@ impl Container {
     /// # Errors
     /// [`TaskError`]; nothing is left behind.
     pub fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<Arc<Self>, TaskError> {
-        let spec = Spec::read(&request.bundle)?;
+        let bundle = Dir::open(&request.bundle)
+            .map_err(|source| ReadSpecError::Io { path: request.bundle.clone(), source })?;
+        let spec = Spec::read(&bundle)?;
         let role = spec::role(&spec);
         let network = match role {
             Role::Sandbox => shared.pod().network.insert(spec::network(&spec)).clone(),
@@ -139,7 +142,9 @@ impl Container {
                 netns::set_sysctls(&network, &spec::net_sysctls(&spec)?)?;
                 None
             }
-            Role::Container { .. } | Role::Alone => Some(plan_guest(shared, &request, &spec, &role)?),
+            Role::Container { .. } | Role::Alone => {
+                Some(plan_guest(shared, &request, &bundle, &spec, &role)?)
+            }
         };
         let memory_bytes = plan.as_ref().map_or(0, |(plan, _)| plan.memory_bytes);
         let snapshots = match &plan {
@@ -154,7 +159,7 @@ impl Container {
         let pid = std::process::id();
         let container = Arc::new(Self {
             id: request.id.clone(),
-            bundle: request.bundle.clone(),
+            bundle,
             role,
             network,
             memory_bytes,
@@ -239,7 +244,7 @@ impl Container {
         if let Some(group) = group {
             group.delete();
         }
-        if let Err(error) = crate::mount::unmount_recursive(&self.bundle.join("rootfs")) {
+        if let Err(error) = crate::mount::unmount_recursive(&self.bundle, prepare::ROOT_DIR) {
             tracing::warn!(%error, "cannot unmount the container's root file system");
         }
     }
@@ -248,6 +253,7 @@ impl Container {
 fn plan_guest(
     shared: &Shared,
     request: &CreateRequest,
+    bundle: &Dir,
     spec: &Spec,
     role: &Role,
 ) -> Result<(GuestPlan, Prepared), TaskError> {
@@ -257,7 +263,7 @@ fn plan_guest(
         if matches!(role, Role::Alone) || pod_hostname.is_empty() { short_id } else { pod_hostname };
     let mut plan = spec::translate(spec, &hostname)?;
     let mounts: Vec<MountSpec> = request.rootfs.iter().map(mount_spec).collect();
-    let prepared = prepare::prepare(&request.bundle, spec, &mounts, &mut plan.process)?;
+    let prepared = prepare::prepare(bundle, spec, &mounts, &mut plan.process)?;
     Ok((plan, prepared))
 }
 

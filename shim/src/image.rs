@@ -8,8 +8,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use seuss_snapshotter::beneath::{Dir, Pinned};
 use seuss_snapshotter::erofs::{self, CorruptError, Reader};
-use seuss_snapshotter::rootfs::{self, BlobCache, RootfsError, RootfsOptions};
+use seuss_snapshotter::rootfs::{self, BlobCache, RootfsError, RootfsOptions, RootfsSource};
 use seuss_snapshotter::snapshot::ImageRef;
 
 use crate::guest::ImageBlob;
@@ -99,10 +100,24 @@ impl RootImage {
     /// # Errors
     /// [`ImageError`].
     pub fn open(path: &Path, reference: Option<&str>, cache: Option<&BlobCache>) -> Result<Self, ImageError> {
-        if let Some(file) = erofs_file(path) {
+        let io = |source| ImageError::Io { path: path.to_owned(), source };
+        let pinned = Pinned::open_any(path).map_err(io)?;
+        if let Some(file) = erofs_file(&pinned, path) {
             return Self::from_erofs(path, file);
         }
-        let source = rootfs::open_named(path, reference)?;
+        Self::build(path, rootfs::open_pinned(pinned, path, reference)?, cache)
+    }
+
+    /// The files of a directory, whatever they are: a container's root file system is never taken for an image because of a file that it has.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn from_directory(dir: Dir) -> Result<Self, ImageError> {
+        let path = dir.path().to_owned();
+        Self::build(&path, RootfsSource::Dir(dir), None)
+    }
+
+    fn build(path: &Path, source: RootfsSource, cache: Option<&BlobCache>) -> Result<Self, ImageError> {
         let built = source.build(&RootfsOptions { cache, ..RootfsOptions::default() })?;
         let layers = built.layers.into_iter().enumerate().map(|(number, blob)| Layer {
             file: blob.file,
@@ -146,11 +161,12 @@ impl RootImage {
         };
         let mut layers: Vec<Layer> = kept.blobs.into_iter().map(layer).collect();
         if let Some(dir) = kept.upper {
-            let built = rootfs::RootfsSource::Dir(dir.clone()).build(&RootfsOptions::default())?;
+            let name = dir.path().display().to_string();
+            let built = RootfsSource::Dir(dir).build(&RootfsOptions::default())?;
             let own = built.layers.into_iter().map(|blob| Layer {
                 file: blob.file,
                 len_bytes: blob.len_bytes,
-                name: dir.display().to_string(),
+                name: name.clone(),
                 digest: None,
             });
             layers.extend(own);
@@ -206,10 +222,9 @@ impl RootImage {
     }
 }
 
-/// The file at `path`, if it is an EROFS image.
-fn erofs_file(path: &Path) -> Option<File> {
-    let file =
-        File::open(path).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))?;
+/// What was found at `path`, if it is an EROFS image.
+fn erofs_file(pinned: &Pinned, path: &Path) -> Option<File> {
+    let file = pinned.open_regular().ok()?;
     let mut magic = [0; 4];
     file.read_exact_at(&mut magic, EROFS_MAGIC.0).ok()?;
     let named = path.extension().is_some_and(|extension| extension == "erofs");

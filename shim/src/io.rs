@@ -12,11 +12,13 @@
 
 pub mod binary;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, OFlags};
+use seuss_snapshotter::beneath::{Dir, Pinned};
 
 use crate::guest::Stdio;
 use binary::{BinaryError, Logger};
@@ -181,17 +183,15 @@ fn open_stdin(uri: &str) -> Result<Option<(File, File)>, IoError> {
         return Err(IoError::Scheme { stream: "stdin", uri: uri.to_owned(), scheme: scheme.to_owned() });
     }
     let path = Path::new(plain_path(uri));
-    let open = |options: &mut OpenOptions| {
-        options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path).map_err(|source| IoError::Open {
-            stream: "stdin",
-            path: path.to_owned(),
-            source,
-        })
-    };
+    let failed = |source| IoError::Open { stream: "stdin", path: path.to_owned(), source };
+    // Pinned once: reader and keeper are ends of the same FIFO, and neither waits for the other.
+    let pinned = Pinned::open(path).map_err(failed)?;
     // The reader first: a FIFO cannot be opened for writing, without waiting, before it has one.
-    let reader = open(OpenOptions::new().read(true))?;
-    let is_fifo = reader.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
-    let keeper = if is_fifo { open(OpenOptions::new().write(true))? } else { duplicate_file(&reader)? };
+    let reader = pinned.reopen(OFlags::RDONLY).map_err(failed)?;
+    let keeper = match pinned.kind() {
+        FileType::Fifo => pinned.reopen(OFlags::WRONLY).map_err(failed)?,
+        _ => duplicate_file(&reader)?,
+    };
     Ok(Some((reader, keeper)))
 }
 
@@ -203,24 +203,36 @@ fn open_output(stream: &'static str, uri: &str) -> Result<Option<File>, IoError>
     match scheme(uri) {
         None => {
             let path = Path::new(plain_path(uri));
-            let metadata = std::fs::metadata(path).map_err(|e| failed(path, e))?;
-            let mut options = OpenOptions::new();
-            if metadata.file_type().is_fifo() {
-                options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
-            } else {
-                options.append(true).custom_flags(libc::O_CLOEXEC);
-            }
-            options.open(path).map(Some).map_err(|e| failed(path, e))
+            let pinned = Pinned::open(path).map_err(|e| failed(path, e))?;
+            let flags = match pinned.kind() {
+                FileType::Fifo => OFlags::RDWR,
+                _ => OFlags::WRONLY | OFlags::APPEND,
+            };
+            pinned.reopen(flags).map(Some).map_err(|e| failed(path, e))
         }
         Some(("file", rest)) => {
             let path = Path::new(rest.split(['?', '#']).next().unwrap_or(rest));
-            if let Some(dir) = path.parent() {
-                std::fs::create_dir_all(dir).map_err(|e| failed(dir, e))?;
-            }
-            let file = OpenOptions::new().append(true).create(true).mode(0o644).open(path);
-            file.map(Some).map_err(|e| failed(path, e))
+            open_log(path).map(Some).map_err(|e| failed(path, e))
         }
         Some((scheme, _)) => Err(IoError::Scheme { stream, uri: uri.to_owned(), scheme: scheme.to_owned() }),
+    }
+}
+
+/// The file of a `file://`, made with its directories if it is missing. containerd's client names it, so links are followed; what it leads to must be
+/// a file, or a device like /dev/null: a FIFO would make the container wait for somebody.
+fn open_log(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let (dir, name) = path.parent().zip(path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
+    let dir = Dir::open(dir)?;
+    let pinned = match Pinned::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => dir.create(name)?,
+        pinned => pinned?,
+    };
+    match pinned.kind() {
+        FileType::RegularFile | FileType::CharacterDevice => pinned.reopen(OFlags::WRONLY | OFlags::APPEND),
+        kind => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is a {kind:?}, not a file"))),
     }
 }
 

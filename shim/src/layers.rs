@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use seuss_snapshotter::beneath::Dir;
 use seuss_snapshotter::lookup::{self, LayerBlob, LookupError};
 
 use crate::mount::MountSpec;
@@ -16,7 +17,7 @@ pub struct KeptLayers {
     /// Images of the committed layers.
     pub blobs: Vec<LayerBlob>,
     /// The container's own layer, where something is in it; it goes on top.
-    pub upper: Option<PathBuf>,
+    pub upper: Option<Dir>,
     /// Socket of the node's store of memory snapshots, where the snapshotter's daemon tells it.
     pub store: Option<PathBuf>,
 }
@@ -54,13 +55,16 @@ pub fn kept_layers(mounts: &[MountSpec]) -> Result<Option<KeptLayers>, LookupErr
         let Some(blob) = lookup::layer_blob(Path::new(dir))? else { return Ok(None) };
         blobs.push(blob);
     }
-    let upper = upper.map(Path::new).filter(|dir| !is_empty(dir)).map(Path::to_owned);
+    let upper = match upper.map(Path::new) {
+        Some(path) => {
+            let opened =
+                Dir::open(path).map_err(|source| LookupError::Io { path: path.to_owned(), source })?;
+            // One that cannot be listed is not empty: making an image of it will say why.
+            Some(opened).filter(|dir| !dir.names().is_ok_and(|names| names.is_empty()))
+        }
+        None => None,
+    };
     Ok(Some(KeptLayers { blobs, upper, store }))
-}
-
-/// Whether a directory has no entries. One that cannot be read is not: making an image of it will say why.
-fn is_empty(dir: &Path) -> bool {
-    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 #[cfg(test)]
@@ -109,9 +113,9 @@ mod tests {
         let kept = kept_layers(&overlay(&options)).unwrap().unwrap();
         let names: Vec<_> = kept.blobs.iter().map(|blob| blob.path.parent().unwrap().file_name()).collect();
         assert_eq!(names, [Some("1".as_ref()), Some("2".as_ref())]);
-        assert_eq!(kept.upper, None);
+        assert!(kept.upper.is_none());
         fs::write(upper.join("x"), "").unwrap();
-        assert_eq!(kept_layers(&overlay(&options)).unwrap().unwrap().upper, Some(upper));
+        assert_eq!(kept_layers(&overlay(&options)).unwrap().unwrap().upper.unwrap().path(), upper);
     }
 
     #[test]

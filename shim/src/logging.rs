@@ -3,13 +3,14 @@
 //! `seussctl` logs to standard error, a shim to the `log` FIFO of its bundle, which containerd copies into its own log. Both take
 //! what to log from `SEUSS_LOG` (as `RUST_LOG` elsewhere).
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+use seuss_snapshotter::beneath::Pinned;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -40,11 +41,7 @@ pub fn to_stderr() {
 /// # Errors
 /// The FIFO cannot be opened.
 pub fn to_fifo(path: &Path, debug: bool) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)?;
+    let file = Pinned::open(path)?.reopen(OFlags::RDWR)?;
     rustix::stdio::dup2_stderr(OwnedFd::from(file.try_clone()?).as_fd())?;
     let writer = FifoWriter { file: Arc::new(file) };
     let subscriber = tracing_subscriber::fmt()
@@ -95,8 +92,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let file =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let file = Pinned::open(&path).unwrap().reopen(OFlags::RDWR).unwrap();
         let mut writer = FifoWriter { file: Arc::new(file) };
         for _ in 0..100 {
             writer.write_all(&[b'x'; 4096]).unwrap();

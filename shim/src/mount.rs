@@ -5,7 +5,6 @@
 //!
 //! Unsafe: unshare(2) of a helper thread's working directory.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +13,8 @@ use rustix::mount::{
     mount_remount, unmount,
 };
 use rustix::thread::UnshareFlags;
+use seuss_snapshotter::beneath::{Dir, Way};
+use seuss_snapshotter::mountinfo::{self, Mounted};
 
 /// Mount data longer than this may not fit into the page that mount(2) copies.
 const DATA_MAX: usize = 4096 - 512;
@@ -81,32 +82,48 @@ struct Parsed {
     data: Vec<String>,
 }
 
-/// Mounts `mounts` in order at `root`, which is made if it is missing. On an error nothing stays mounted.
+/// Mounts `mounts` in order at the directory `name` of `dir`, which is made if it is missing. On an error nothing stays mounted.
+///
+/// Where a mount goes below another one, the links that it meets are those of the mounted file system, which its author has made: they lead somewhere
+/// in the root file system, as they would for a process inside, and never to the host's files.
 ///
 /// # Errors
 /// [`MountError`].
-pub fn mount_all(mounts: &[MountSpec], root: &Path) -> Result<(), MountError> {
-    fs::create_dir_all(root).map_err(|source| MountError::Access { path: root.to_owned(), source })?;
-    for spec in mounts {
-        let target = root.join(spec.target.trim_start_matches('/'));
-        if let Err(error) = mount_one(spec, &target) {
-            if let Err(undo) = unmount_recursive(root) {
-                tracing::warn!(error = %undo, "a failed mount leaves something behind");
-            }
-            return Err(error);
-        }
+pub fn mount_all(mounts: &[MountSpec], dir: &Dir, name: &str) -> Result<(), MountError> {
+    let path = dir.path().join(name);
+    let access = |source| MountError::Access { path: path.clone(), source };
+    dir.make_dir(name).map_err(access)?;
+    let mount_in_turn = || {
+        mounts.iter().try_for_each(|spec| {
+            // Looked up anew each time: a mount covers what was there.
+            let place = || {
+                let root = dir.dir(Path::new(name), Way::NoLinks).map_err(access)?;
+                root.dir(Path::new(&spec.target), Way::InRoot)
+                    .map_err(|source| MountError::Access { path: path.join(&spec.target), source })
+            };
+            mount_one(spec, &place)
+        })
+    };
+    let mounted = mount_in_turn();
+    if mounted.is_err()
+        && let Err(undo) = unmount_recursive(dir, name)
+    {
+        tracing::warn!(error = %undo, "a failed mount leaves something behind");
     }
-    Ok(())
+    mounted
 }
 
-fn mount_one(spec: &MountSpec, target: &Path) -> Result<(), MountError> {
+fn mount_one(spec: &MountSpec, find: &dyn Fn() -> Result<Dir, MountError>) -> Result<(), MountError> {
     let parsed = parse(spec)?;
+    let place = find()?;
     let failed = |source: rustix::io::Errno| MountError::Mount {
         kind: spec.kind.clone(),
         from: spec.source.clone(),
-        target: target.to_owned(),
+        target: place.path().to_owned(),
         source: source.into(),
     };
+    // mount(2) takes paths only. This one is the directory's descriptor: what its name comes to mean does not count.
+    let target = &*place.in_proc();
     let flags = MountFlags::from_bits_retain(parsed.flags);
     if parsed.bind || spec.kind == "bind" {
         if parsed.recursive {
@@ -116,7 +133,8 @@ fn mount_one(spec: &MountSpec, target: &Path) -> Result<(), MountError> {
         }
         // The flags of a bind mount only count when it is mounted again.
         if parsed.flags != 0 {
-            mount_remount(target, MountFlags::BIND | flags, "").map_err(failed)?;
+            let top = find()?;
+            mount_remount(top.in_proc(), MountFlags::BIND | flags, "").map_err(failed)?;
         }
     } else {
         let data = parsed.data.join(",");
@@ -127,7 +145,9 @@ fn mount_one(spec: &MountSpec, target: &Path) -> Result<(), MountError> {
         }
     }
     if parsed.propagation != 0 {
-        mount_change(target, MountPropagationFlags::from_bits_retain(parsed.propagation)).map_err(failed)?;
+        let top = find()?;
+        mount_change(top.in_proc(), MountPropagationFlags::from_bits_retain(parsed.propagation))
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -255,27 +275,26 @@ fn parse(spec: &MountSpec) -> Result<Parsed, MountError> {
     Ok(parsed)
 }
 
-/// Unmounts everything at and below `root`, last mounted first. Busy mounts are detached: they vanish when their last user does.
+/// Unmounts everything at and below the directory `name` of `dir`, last mounted first. Busy mounts are detached: they vanish when their last user does.
 ///
 /// # Errors
 /// [`MountError`], for the first that cannot be unmounted; the others are unmounted all the same.
-pub fn unmount_recursive(root: &Path) -> Result<(), MountError> {
-    // A path with links would not be found among the mounts.
-    let root = match fs::canonicalize(root) {
+pub fn unmount_recursive(dir: &Dir, name: &str) -> Result<(), MountError> {
+    let access = |path: PathBuf| move |source| MountError::Access { path, source };
+    // The table has paths without links.
+    let root = match dir.dir(Path::new(name), Way::NoLinks).and_then(|root| root.real_path()) {
         Ok(root) => root,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(MountError::Access { path: root.to_owned(), source }),
+        Err(source) => return Err(access(dir.path().join(name))(source)),
     };
-    let table = Path::new("/proc/self/mountinfo");
-    let text =
-        fs::read_to_string(table).map_err(|source| MountError::Access { path: table.to_owned(), source })?;
+    let table = mountinfo::table().map_err(access("/proc/self/mountinfo".into()))?;
     let mut result = Ok(());
-    for target in mounted_below(&text, &root).into_iter().rev() {
+    for target in mounted_below(&table, &root).into_iter().rev() {
         let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
-        match unmount(&target, flags) {
+        match unmount(target, flags) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
             Err(error) if result.is_ok() => {
-                result = Err(MountError::Unmount { target, source: error.into() })
+                result = Err(MountError::Unmount { target: target.to_owned(), source: error.into() });
             }
             Err(_) => {}
         }
@@ -283,36 +302,15 @@ pub fn unmount_recursive(root: &Path) -> Result<(), MountError> {
     result
 }
 
-/// Mount points at and below `root` in a mountinfo table (proc(5)), in the order of mounting.
-fn mounted_below(table: &str, root: &Path) -> Vec<PathBuf> {
-    let point = |line: &str| line.split(' ').nth(4).map(|field| PathBuf::from(unescape(field)));
-    table.lines().filter_map(point).filter(|point| point.starts_with(root)).collect()
-}
-
-/// Undoes the octal escapes of mountinfo (space, tab, newline, backslash).
-fn unescape(field: &str) -> String {
-    let mut text = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some(at) = rest.find('\\') {
-        text.push_str(&rest[..at]);
-        let code = rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) => {
-                text.push(code as char);
-                rest = &rest[at + 4..];
-            }
-            None => {
-                text.push('\\');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    text.push_str(rest);
-    text
+/// Mount points at and below `root`, in the order of mounting.
+fn mounted_below<'t>(table: &'t [Mounted], root: &Path) -> Vec<&'t Path> {
+    table.iter().map(|mount| &*mount.point).filter(|point| point.starts_with(root)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn spec(kind: &str, source: &str, options: &[&str]) -> MountSpec {
@@ -350,26 +348,26 @@ mod tests {
     }
 
     #[test]
-    fn mount_points_are_found_and_unescaped() {
-        let table = "21 1 0:20 / / rw - ext4 /dev/x rw\n30 21 0:30 / /b/rootfs rw shared:1 - overlay overlay rw\n\
+    fn mount_points_are_found() {
+        let table = b"21 1 0:20 / / rw - ext4 /dev/x rw\n30 21 0:30 / /b/rootfs rw shared:1 - overlay overlay rw\n\
                      31 30 0:31 / /b/rootfs/a\\040b rw - tmpfs tmpfs rw\n32 21 0:32 / /b/rootfs2 rw - tmpfs tmpfs rw\n";
         assert_eq!(
-            mounted_below(table, Path::new("/b/rootfs")),
-            [PathBuf::from("/b/rootfs"), PathBuf::from("/b/rootfs/a b")]
+            mounted_below(&mountinfo::parse(table), Path::new("/b/rootfs")),
+            [Path::new("/b/rootfs"), Path::new("/b/rootfs/a b")]
         );
-        assert_eq!(unescape("a\\134b\\9"), "a\\b\\9");
     }
 
     #[test]
     fn mounts_come_and_go() {
         let dir = tempfile::tempdir().unwrap();
+        let bundle = Dir::open(dir.path()).unwrap();
         let (source, root) = (dir.path().join("source"), dir.path().join("rootfs"));
         fs::create_dir_all(source.join("sub")).unwrap();
         fs::write(source.join("file"), "x").unwrap();
         let mut inner = spec("tmpfs", "tmpfs", &["size=64k"]);
         inner.target = "/sub".to_owned();
         let mounts = [spec("bind", source.to_str().unwrap(), &["rbind", "ro"]), inner];
-        match mount_all(&mounts, &root) {
+        match mount_all(&mounts, &bundle, "rootfs") {
             Err(MountError::Mount { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
                 eprintln!("skipped: this user may not mount");
                 return;
@@ -379,27 +377,78 @@ mod tests {
         assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "x");
         assert_eq!(fs::write(root.join("file"), "y").unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
         fs::write(root.join("sub/new"), "z").unwrap();
-        unmount_recursive(&root).unwrap();
+        unmount_recursive(&bundle, "rootfs").unwrap();
         assert!(!root.join("file").exists());
         assert!(!source.join("sub/new").exists());
-        unmount_recursive(&root).unwrap();
-        unmount_recursive(Path::new("/nonexistent")).unwrap();
+        unmount_recursive(&bundle, "rootfs").unwrap();
+        unmount_recursive(&bundle, "none").unwrap();
+    }
+
+    #[test]
+    fn links_of_an_image_lead_nowhere_on_the_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = Dir::open(dir.path()).unwrap();
+        let (image, victim) = (dir.path().join("image"), dir.path().join("victim"));
+        fs::create_dir_all(image.join("real")).unwrap();
+        fs::create_dir_all(&victim).unwrap();
+        fs::write(victim.join("file"), "precious").unwrap();
+        // A mount point that the image's author has made a link to a directory of the host.
+        std::os::unix::fs::symlink(&victim, image.join("out")).unwrap();
+        std::os::unix::fs::symlink("/real", image.join("rooted")).unwrap();
+        let onto = |target: &str| MountSpec { target: target.to_owned(), ..spec("tmpfs", "tmpfs", &[]) };
+        let image = spec("bind", image.to_str().unwrap(), &["rbind"]);
+        match mount_all(&[image.clone(), onto("/out")], &bundle, "rootfs") {
+            Err(MountError::Mount { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                eprintln!("skipped: this user may not mount");
+                return;
+            }
+            result => assert!(matches!(result, Err(MountError::Access { .. })), "{result:?}"),
+        }
+        assert_eq!(fs::read_to_string(victim.join("file")).unwrap(), "precious", "nothing covers it");
+        mount_all(&[image, onto("/rooted")], &bundle, "rootfs").unwrap();
+        fs::write(dir.path().join("rootfs/real/new"), "x").unwrap();
+        unmount_recursive(&bundle, "rootfs").unwrap();
+        assert!(!dir.path().join("image/real/new").exists(), "the link led into the image's own directory");
+    }
+
+    #[test]
+    fn mount_points_that_are_not_text_hinder_nothing() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = Dir::open(dir.path()).unwrap();
+        bundle.make_dir("odd").unwrap();
+        // Somebody else's mount point with a name in Latin-1.
+        let odd = dir.path().join("odd").join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        fs::create_dir(&odd).unwrap();
+        if let Err(error) = mount("tmpfs", &odd, "tmpfs", MountFlags::empty(), None) {
+            eprintln!("skipped: this user may not mount: {error}");
+            return;
+        }
+        let mounted = mount_all(&[spec("tmpfs", "tmpfs", &[])], &bundle, "rootfs");
+        let unmounted = unmount_recursive(&bundle, "rootfs");
+        // And it can be unmounted itself.
+        let odd_unmounted = unmount_recursive(&bundle, "odd");
+        mounted.unwrap();
+        unmounted.unwrap();
+        odd_unmounted.unwrap();
+        assert!(!mountinfo::table().unwrap().iter().any(|mount| mount.point.starts_with(dir.path())));
     }
 
     #[test]
     fn a_failed_mount_undoes_the_earlier_ones() {
         let dir = tempfile::tempdir().unwrap();
+        let bundle = Dir::open(dir.path()).unwrap();
         let root = dir.path().join("rootfs");
         let mounts = [spec("tmpfs", "tmpfs", &[]), spec("nosuchfs", "x", &[])];
-        let error = mount_all(&mounts, &root).unwrap_err();
+        let error = mount_all(&mounts, &bundle, "rootfs").unwrap_err();
         assert!(matches!(error, MountError::Mount { .. }), "{error}");
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(mounted_below(&table, &root).is_empty());
+        assert!(mounted_below(&mountinfo::table().unwrap(), &root).is_empty());
     }
 
     #[test]
     fn overlays_of_many_layers() {
         let dir = tempfile::tempdir().unwrap();
+        let bundle = Dir::open(dir.path()).unwrap();
         let long = dir.path().join("x".repeat(100));
         let mut lower = Vec::new();
         for number in 0..60 {
@@ -411,11 +460,11 @@ mod tests {
         let option = format!("lowerdir={}", lower.join(":"));
         assert!(option.len() > DATA_MAX);
         let root = dir.path().join("rootfs");
-        match mount_all(&[spec("overlay", "overlay", &[&option])], &root) {
+        match mount_all(&[spec("overlay", "overlay", &[&option])], &bundle, "rootfs") {
             Err(error) => eprintln!("skipped: no overlay here: {error}"),
             Ok(()) => {
                 assert_eq!(fs::read_dir(&root).unwrap().count(), 60);
-                unmount_recursive(&root).unwrap();
+                unmount_recursive(&bundle, "rootfs").unwrap();
             }
         }
     }

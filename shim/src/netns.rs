@@ -6,11 +6,11 @@
 //!
 //! Unsafe: unshare(2), which in general can pull a thread's files or memory from under safe code; an ioctl.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::spec::Network;
@@ -89,7 +89,9 @@ fn enter(network: &Network) -> Result<(), NetnsError> {
         Network::Host => Ok(()),
         Network::Path(path) => {
             let failed = |source: io::Error| NetnsError::Enter { path: path.clone(), source };
-            let file = File::open(path).map_err(failed)?;
+            // A link of /proc/PID/ns is one of the ways to name a namespace. Something else is refused by setns(2), a FIFO does not block.
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
             rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
                 .map_err(|e| failed(e.into()))
         }

@@ -8,12 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
+use seuss_snapshotter::beneath::Dir;
 
 /// Name of the specification in a bundle.
 pub const FILE_NAME: &str = "config.json";
+/// Most bytes of a specification.
+const BYTES_MAX: u64 = 16 << 20;
 
 /// Why a specification could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -252,9 +255,11 @@ impl Spec {
     ///
     /// # Errors
     /// [`ReadSpecError`].
-    pub fn read(bundle: &Path) -> Result<Self, ReadSpecError> {
-        let path = bundle.join(FILE_NAME);
-        let text = std::fs::read(&path).map_err(|source| ReadSpecError::Io { path: path.clone(), source })?;
+    pub fn read(bundle: &Dir) -> Result<Self, ReadSpecError> {
+        let path = bundle.path().join(FILE_NAME);
+        let text = bundle
+            .read(FILE_NAME, BYTES_MAX)
+            .map_err(|source| ReadSpecError::Io { path: path.clone(), source })?;
         serde_json::from_slice(&text).map_err(|source| ReadSpecError::Json { path, source })
     }
 

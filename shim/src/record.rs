@@ -5,15 +5,17 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use seuss_snapshotter::beneath::Dir;
 
 use crate::cgroup::Cgroup;
 use crate::error::TaskError;
 
 /// Name of the record in a bundle.
 pub const FILE_NAME: &str = "seuss.json";
+/// Most bytes of a record.
+const BYTES_MAX: u64 = 1 << 20;
 
 /// A process, told from a later one with the same number by when it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,22 +72,16 @@ impl Record {
     ///
     /// # Errors
     /// [`TaskError::Record`].
-    pub fn write(&self, bundle: &Path) -> Result<(), TaskError> {
-        let path = bundle.join(FILE_NAME);
-        let temporary = bundle.join(format!("{FILE_NAME}.new"));
-        let failed = |path: &PathBuf| {
-            let path = path.clone();
-            move |source: io::Error| TaskError::Record { path, source }
-        };
-        let text = serde_json::to_vec(self).map_err(|e| failed(&path)(e.into()))?;
-        fs::write(&temporary, text).map_err(failed(&temporary))?;
-        fs::rename(&temporary, &path).map_err(failed(&path))
+    pub fn write(&self, bundle: &Dir) -> Result<(), TaskError> {
+        let failed = |source: io::Error| TaskError::Record { path: bundle.path().join(FILE_NAME), source };
+        let text = serde_json::to_vec(self).map_err(|e| failed(e.into()))?;
+        bundle.write(FILE_NAME, &text).map_err(failed)
     }
 
     /// The record in `bundle`; `None` if there is none that can be read.
     #[must_use]
-    pub fn read(bundle: &Path) -> Option<Self> {
-        let text = fs::read(bundle.join(FILE_NAME)).ok()?;
+    pub fn read(bundle: &Dir) -> Option<Self> {
+        let text = bundle.read(FILE_NAME, BYTES_MAX).ok()?;
         serde_json::from_slice(&text).ok()
     }
 }
@@ -97,12 +93,13 @@ mod tests {
     #[test]
     fn a_record_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Record::read(dir.path()), None);
+        let bundle = Dir::open(dir.path()).unwrap();
+        assert_eq!(Record::read(&bundle), None);
         let record = Record { id: "a".into(), shim: ProcessId::own(), pid: 7, cgroups: Vec::new() };
-        record.write(dir.path()).unwrap();
-        assert_eq!(Record::read(dir.path()), Some(record));
+        record.write(&bundle).unwrap();
+        assert_eq!(Record::read(&bundle), Some(record));
         fs::write(dir.path().join(FILE_NAME), "{").unwrap();
-        assert_eq!(Record::read(dir.path()), None);
+        assert_eq!(Record::read(&bundle), None);
     }
 
     #[test]

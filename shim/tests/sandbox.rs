@@ -231,16 +231,17 @@ async fn delete_cleans_up_after_a_killed_shim() {
     node.make_bundle("one", &node.pod_config("container", "pod", &["/pause"]));
     let record =
         seuss_shim::record::Record { id: "one".into(), shim: shim.process, pid: 1, cgroups: Vec::new() };
-    record.write(&node.bundle("one")).unwrap();
+    let bundle = |id: &str| seuss_snapshotter::beneath::Dir::open(&node.bundle(id)).unwrap();
+    record.write(&bundle("one")).unwrap();
     for id in ["pod", "one"] {
-        let root = node.bundle(id).join("rootfs");
         seuss_shim::mount::mount_all(
             &[seuss_shim::mount::MountSpec {
                 kind: "tmpfs".into(),
                 source: "tmpfs".into(),
                 ..Default::default()
             }],
-            &root,
+            &bundle(id),
+            "rootfs",
         )
         .unwrap();
     }

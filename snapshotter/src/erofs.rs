@@ -17,7 +17,7 @@ mod writer;
 
 pub use check::{INODES_MAX, Summary, check, check_source};
 pub use error::{BuildError, CorruptError, Fault};
-pub use from_dir::build_from_dir;
+pub use from_dir::{build_from_dir, build_from_open_dir};
 pub use from_tar::{build_from_tar_layer, build_from_tar_over};
 pub use lower::Lower;
 pub use reader::{DirEntry, Inode, ReadAt, Reader};

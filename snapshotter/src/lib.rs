@@ -9,9 +9,12 @@
 //! - [`erofs`]: the file system images that guests map (format, writer, reader, check);
 //! - [`snapshot`]: memory snapshots (format, reader, writer, local store);
 //! - [`artifact`]: memory snapshots as OCI artifacts;
-//! - [`digest`]: content digests.
+//! - [`digest`]: content digests;
+//! - [`beneath`]: files of directories whose content somebody else decides;
+//! - [`mountinfo`]: the table of mounts.
 
 pub mod artifact;
+pub mod beneath;
 mod compression;
 #[cfg(feature = "daemon")]
 pub mod daemon;
@@ -23,6 +26,7 @@ pub mod fuzz;
 pub mod layers;
 pub mod lookup;
 pub mod memory;
+pub mod mountinfo;
 pub mod oci;
 pub mod rootfs;
 pub mod snapshot;

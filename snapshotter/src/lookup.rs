@@ -4,15 +4,20 @@
 //! sees the mounts can open the blobs read-only, without asking the daemon and also while it restarts; a descriptor keeps its blob
 //! when the snapshot is removed. decisions/0004 says what else was considered.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
+use crate::beneath::{Dir, Way};
 use crate::digest::Digest;
+
+/// Description of a layer's blob, in its snapshot's directory.
+const NOTE: &str = "layer.json";
+/// A layer's blob, in its snapshot's directory.
+const BLOB: &str = "layer.erofs";
 
 /// Version of `layer.json`.
 pub const NOTE_VERSION: u32 = 1;
@@ -47,8 +52,9 @@ pub struct ServiceNote {
 pub fn store_socket(dir: &Path) -> Result<Option<PathBuf>, LookupError> {
     // ROOT/snapshots/ID/image
     let Some(root) = dir.ancestors().nth(3) else { return Ok(None) };
-    let path = root.join(SERVICE_NOTE);
-    let Some((file, _)) = open(&path)? else { return Ok(None) };
+    let Some(root) = open_dir(root)? else { return Ok(None) };
+    let path = root.path().join(SERVICE_NOTE);
+    let Some((file, _)) = open(&root, SERVICE_NOTE)? else { return Ok(None) };
     let unfit = |what: String| LookupError::Unfit { path: path.clone(), what };
     let note: ServiceNote =
         serde_json::from_reader(io::Read::take(file, 64 << 10)).map_err(|error| unfit(error.to_string()))?;
@@ -100,37 +106,52 @@ pub enum LookupError {
 pub fn layer_blob(dir: &Path) -> Result<Option<LayerBlob>, LookupError> {
     let ours = dir.file_name().is_some_and(|name| name == "image" || name == "fs");
     let Some(snapshot) = dir.parent().filter(|_| ours) else { return Ok(None) };
-    let Some((note, _)) = open(&snapshot.join("layer.json"))? else { return Ok(None) };
-    let path = snapshot.join("layer.erofs");
-    let unfit = |path: &Path, what: String| LookupError::Unfit { path: path.to_owned(), what };
+    // One descriptor for both files: they are the same snapshot's, whatever happens to its name meanwhile.
+    let Some(snapshot) = open_dir(snapshot)? else { return Ok(None) };
+    let path = |name: &str| snapshot.path().join(name);
+    let Some((note, _)) = open(&snapshot, NOTE)? else { return Ok(None) };
+    let unfit = |name: &str, what: String| LookupError::Unfit { path: path(name), what };
     let note: Note = serde_json::from_reader(io::Read::take(note, 64 << 10))
-        .map_err(|error| unfit(&snapshot.join("layer.json"), error.to_string()))?;
+        .map_err(|error| unfit(NOTE, error.to_string()))?;
     if note.version != NOTE_VERSION {
-        return Err(unfit(&snapshot.join("layer.json"), format!("version {}", note.version)));
+        return Err(unfit(NOTE, format!("version {}", note.version)));
     }
-    let digest = note.digest.parse().map_err(|error| unfit(&path, format!("{error}")))?;
-    let Some((file, len_bytes)) = open(&path)? else {
-        return Err(unfit(&path, "it is missing".into()));
+    let digest = note.digest.parse().map_err(|error| unfit(NOTE, format!("{error}")))?;
+    let Some((file, len_bytes)) = open(&snapshot, BLOB)? else {
+        return Err(unfit(BLOB, "it is missing".into()));
     };
     if len_bytes != note.len_bytes {
-        return Err(unfit(&path, format!("it has {len_bytes} bytes instead of {}", note.len_bytes)));
+        return Err(unfit(BLOB, format!("it has {len_bytes} bytes instead of {}", note.len_bytes)));
     }
-    Ok(Some(LayerBlob { file, len_bytes, digest, path }))
+    Ok(Some(LayerBlob { file, len_bytes, digest, path: path(BLOB) }))
 }
 
-/// Opens a file that nobody but its owner, who must be root or this user, can write.
-fn open(path: &Path) -> Result<Option<(File, u64)>, LookupError> {
-    let fail = |source| LookupError::Io { path: path.to_owned(), source };
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(fail)?,
-    };
-    let metadata = file.metadata().map_err(fail)?;
-    let own = metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw();
-    if !metadata.is_file() || !own || metadata.mode() & 0o022 != 0 {
-        let what = format!("a file of user {} with mode {:o}", metadata.uid(), metadata.mode());
-        return Err(LookupError::Unfit { path: path.to_owned(), what });
+/// The directory at `path`, which containerd has named.
+fn open_dir(path: &Path) -> Result<Option<Dir>, LookupError> {
+    match Dir::open(path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(source) => Err(LookupError::Io { path: path.to_owned(), source }),
     }
-    Ok(Some((file, metadata.len())))
+}
+
+/// Opens a file of `dir` that nobody but its owner, who must be root or this user, can write.
+fn open(dir: &Dir, name: &str) -> Result<Option<(File, u64)>, LookupError> {
+    let path = || dir.path().join(name);
+    let pinned = match dir.pin_link(Path::new(name), Way::NoLinks) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        pinned => pinned.map_err(|source| LookupError::Io { path: path(), source })?,
+    };
+    let stat = pinned.stat();
+    let own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+    if pinned.kind() != FileType::RegularFile || !own || stat.st_mode & 0o022 != 0 {
+        let what =
+            format!("a {:?} of user {} with mode {:o}", pinned.kind(), stat.st_uid, stat.st_mode & 0o7777);
+        return Err(LookupError::Unfit { path: path(), what });
+    }
+    let len_bytes = stat.st_size.cast_unsigned();
+    let file = pinned.open_regular().map_err(|source| LookupError::Io { path: path(), source })?;
+    Ok(Some((file, len_bytes)))
 }

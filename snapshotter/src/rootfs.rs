@@ -13,9 +13,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
+use rustix::fs::FileType;
 
 pub use cache::BlobCache;
 
+use crate::beneath::{Dir, Pinned};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::erofs::{self, BuildError, BuildOptions, BuildReport, CorruptError, Lower, Reader};
 use crate::oci::{Image, Layer, OciError};
@@ -88,7 +90,7 @@ pub enum RootfsError {
 #[derive(Debug)]
 pub enum RootfsSource {
     /// A directory of the host.
-    Dir(PathBuf),
+    Dir(Dir),
     /// An OCI image.
     Image {
         /// Where it was opened.
@@ -143,11 +145,24 @@ pub fn open(path: &Path) -> Result<RootfsSource, RootfsError> {
 /// [`RootfsError::Open`], [`RootfsError::Image`].
 pub fn open_named(path: &Path, reference: Option<&str>) -> Result<RootfsSource, RootfsError> {
     let open_error = |source| RootfsError::Open { path: path.into(), source };
-    let is_dir = std::fs::metadata(path).map_err(open_error)?.is_dir();
-    if is_dir && !(path.join("oci-layout").is_file() && path.join("index.json").is_file()) {
-        return Ok(RootfsSource::Dir(path.into()));
+    open_pinned(Pinned::open_any(path).map_err(open_error)?, path, reference)
+}
+
+/// As [`open_named`], for what was found at `path`.
+///
+/// # Errors
+/// [`RootfsError::Open`], [`RootfsError::Image`].
+pub fn open_pinned(
+    pinned: Pinned,
+    path: &Path,
+    reference: Option<&str>,
+) -> Result<RootfsSource, RootfsError> {
+    let is_dir = pinned.kind() == FileType::Directory;
+    if is_dir && !(pinned.has_file("oci-layout") && pinned.has_file("index.json")) {
+        let dir = pinned.into_dir(path);
+        return dir.map(RootfsSource::Dir).map_err(|source| RootfsError::Open { path: path.into(), source });
     }
-    let image = Image::open(path, reference)
+    let image = Image::open_pinned(pinned, path, reference)
         .map_err(|source| RootfsError::Image { path: path.into(), source: Box::new(source) })?;
     Ok(RootfsSource::Image { path: path.into(), image: Box::new(image) })
 }
@@ -160,9 +175,9 @@ impl RootfsSource {
     pub fn build(&self, options: &RootfsOptions<'_>) -> Result<RootfsImage, RootfsError> {
         match self {
             Self::Dir(dir) => {
-                let layer = dir.display().to_string();
+                let layer = dir.path().display().to_string();
                 let file = memory::file(&layer)?;
-                let report = erofs::build_from_dir(dir, &file, &options.build).map_err(|source| {
+                let report = erofs::build_from_open_dir(dir, &file, &options.build).map_err(|source| {
                     RootfsError::Build { layer: layer.clone(), source: Box::new(source) }
                 })?;
                 let digest = check_and_digest(&layer, &file, report.len_bytes)?;

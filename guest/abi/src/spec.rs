@@ -12,13 +12,16 @@ use alloc::vec::Vec;
 pub struct InjectedFile {
     /// Absolute path; missing directories are made.
     pub path: Vec<u8>,
-    /// Permission bits.
+    /// Permission bits; with [`LINK`] it is a symbolic link.
     pub mode: u32,
     /// Whether writes get EROFS.
     pub read_only: bool,
-    /// Content.
+    /// Content, or what the link says.
     pub content: Vec<u8>,
 }
+
+/// In [`InjectedFile::mode`]: a symbolic link (S_IFLNK, inode(7)).
+pub const LINK: u32 = 0o120_000;
 
 /// A process to start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -196,7 +199,7 @@ impl ProcessSpec {
                 let (path, content) = rest.split_at_checked(path_len).ok_or(DecodeError::Malformed(tag))?;
                 self.files.push(InjectedFile {
                     path: path.to_vec(),
-                    mode: word(bytes, 0) & 0o7777,
+                    mode: word(bytes, 0) & (LINK | 0o7777),
                     read_only: word(bytes, 4) != 0,
                     content: content.to_vec(),
                 });
@@ -242,12 +245,20 @@ mod tests {
             window: (24, 80),
             stdio: [0, 1, u32::MAX],
             hostname: b"pod".to_vec(),
-            files: vec![InjectedFile {
-                path: b"/etc/hosts".to_vec(),
-                mode: 0o644,
-                read_only: true,
-                content: b"127.0.0.1 localhost\n".to_vec(),
-            }],
+            files: vec![
+                InjectedFile {
+                    path: b"/etc/hosts".to_vec(),
+                    mode: 0o644,
+                    read_only: true,
+                    content: b"127.0.0.1 localhost\n".to_vec(),
+                },
+                InjectedFile {
+                    path: b"/etc/localtime".to_vec(),
+                    mode: LINK | 0o777,
+                    read_only: true,
+                    content: b"../usr/share/zoneinfo/UTC".to_vec(),
+                },
+            ],
             nofile: 1 << 20,
             nproc: 5,
             read_only_root: true,

@@ -9,15 +9,19 @@ use std::time::Instant;
 
 use seuss_abi::layout::IMAGE_WINDOWS_MAX;
 use seuss_abi::spec::ProcessSpec;
+use seuss_snapshotter::beneath::{Dir, Way};
 use seuss_snapshotter::snapshot::ImageRef;
 
 use crate::error::TaskError;
 use crate::guest::ImageBlob;
-use crate::image::RootImage;
+use crate::image::{ImageError, RootImage};
 use crate::layers::{self, KeptLayers};
 use crate::mount::{self, MountSpec};
 use crate::oci::Spec;
 use crate::{program, users};
+
+/// Name of the root directory in a bundle.
+pub const ROOT_DIR: &str = "rootfs";
 
 /// The root file system of a container, ready for its guest.
 #[derive(Debug)]
@@ -50,14 +54,17 @@ impl Prepared {
 /// # Errors
 /// [`TaskError`]; nothing stays mounted.
 pub fn prepare(
-    bundle: &Path,
+    bundle: &Dir,
     spec: &Spec,
     mounts: &[MountSpec],
     process: &mut ProcessSpec,
 ) -> Result<Prepared, TaskError> {
-    let root = match &spec.root {
-        Some(root) if !root.path.as_os_str().is_empty() => bundle.join(&root.path),
-        _ => bundle.join("rootfs"),
+    // The specification's author names a directory of the bundle, or one anywhere on the host, which is his right: he runs containers.
+    let root = || -> Result<Dir, TaskError> {
+        let name = spec.root.as_ref().map_or(Path::new(""), |root| &root.path);
+        let name = if name.as_os_str().is_empty() { Path::new(ROOT_DIR) } else { name };
+        let opened = if name.is_absolute() { Dir::open(name) } else { bundle.dir(name, Way::Beneath) };
+        opened.map_err(|source| ImageError::Io { path: bundle.path().join(name), source }.into())
     };
     let mut store = None;
     let image = match kept_layers(mounts) {
@@ -65,12 +72,11 @@ pub fn prepare(
             store.clone_from(&kept.store);
             kept_image(kept)?
         }
-        None if mounts.is_empty() => read_image(&root)?,
+        None if mounts.is_empty() => read_image(root()?)?,
         None => {
-            let target = bundle.join("rootfs");
-            mount::mount_all(mounts, &target)?;
-            let image = read_image(&root);
-            let unmounted = mount::unmount_recursive(&target);
+            mount::mount_all(mounts, bundle, ROOT_DIR)?;
+            let image = root().and_then(read_image);
+            let unmounted = mount::unmount_recursive(bundle, ROOT_DIR);
             let image = image?;
             unmounted?;
             image
@@ -109,9 +115,9 @@ fn kept_image(kept: KeptLayers) -> Result<RootImage, TaskError> {
     Ok(image)
 }
 
-fn read_image(root: &Path) -> Result<RootImage, TaskError> {
+fn read_image(root: Dir) -> Result<RootImage, TaskError> {
     let began = Instant::now();
-    let image = RootImage::open(root, None, None)?;
+    let image = RootImage::from_directory(root)?;
     tracing::info!(
         elapsed_us = began.elapsed().as_micros() as u64,
         bytes = image.len_bytes(),

@@ -241,7 +241,7 @@ impl Container {
         let mut state = self.lock();
         let process = self.process(&mut state, exec_id)?;
         Ok(StateView {
-            bundle: self.bundle.display().to_string(),
+            bundle: self.bundle.path().display().to_string(),
             pid: process.pid,
             state: process.lifecycle.state(),
             stdio: process.names.clone(),

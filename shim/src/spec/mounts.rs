@@ -2,15 +2,19 @@
 //!
 //! Owns [`inject`]: small files and read-only directories of the host (resolv.conf, hosts, ConfigMaps, Secrets, ...) are copied into the
 //! guest's file system as it starts; file systems of the kernel's own making (proc, tmpfs, ...) are the guest's own; everything else
-//! is refused by name. **Not** supported: seeing later changes of a mounted file, and writes that reach the host (a guest may write to a file that
+//! is refused by name. A mounted directory is walked by descriptors, and nothing outside of it is opened whoever swaps links in it: a link that
+//! leads to something inside is followed, every other one is copied as the link it is, and leads wherever it leads in the guest, as it would in
+//! any container. **Not** supported: seeing later changes of a mounted file, and writes that reach the host (a guest may write to a file that
 //! was mounted writable, /dev/termination-log for one, but only it sees the result).
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use seuss_abi::spec::InjectedFile;
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use seuss_abi::spec::{InjectedFile, LINK};
+use seuss_snapshotter::beneath::{Dir, Pinned, Way};
 
 use crate::oci::{Mount, User};
 
@@ -73,14 +77,6 @@ pub enum MountError {
         /// Where the limit was passed.
         destination: String,
     },
-    /// A link out of the mounted directory.
-    #[error("mount at {destination}: {path} is a symbolic link that leads out of the mounted directory")]
-    Escape {
-        /// Where.
-        destination: String,
-        /// The link.
-        path: String,
-    },
     /// Reading failed.
     #[error("mount at {destination}: cannot read {path}: {source}", path = .path.display())]
     Io {
@@ -139,23 +135,30 @@ impl Collector<'_> {
             return Ok(());
         }
         let source = Path::new(&mount.source);
-        let metadata = fs::metadata(source).map_err(|e| failed(mount, source, e))?;
+        // Opened once, whatever its name comes to mean afterwards. containerd names it: links on the way are followed, as mount(2) does.
+        let pinned = Pinned::open(source).map_err(|e| failed(mount, source, e))?;
         let read_only = is_read_only(mount);
-        if metadata.is_file() {
-            return self.file(mount, source, &metadata, mount.destination.as_bytes().to_vec(), read_only);
+        match pinned.kind() {
+            FileType::RegularFile => {
+                return self.file(mount, source, &pinned, mount.destination.as_bytes().to_vec(), read_only);
+            }
+            FileType::Directory if read_only => {}
+            FileType::Directory => {
+                return Err(MountError::WritableDirectory {
+                    destination: mount.destination.clone(),
+                    source_path: mount.source.clone(),
+                });
+            }
+            kind => return Err(special(mount, source, kind)),
         }
-        if !metadata.is_dir() {
-            return Err(special(mount, source, &metadata));
-        }
-        if !read_only {
-            return Err(MountError::WritableDirectory {
-                destination: mount.destination.clone(),
-                source_path: mount.source.clone(),
-            });
-        }
-        let root = fs::canonicalize(source).map_err(|e| failed(mount, source, e))?;
         let before = self.files.len();
-        self.directory(mount, &root, &root, &mount.destination, 0)?;
+        let trail = vec![pinned.identity()];
+        let root = pinned.into_dir(source).map_err(|e| failed(mount, source, e))?;
+        let names = root.names().map_err(|e| failed(mount, source, e))?;
+        let mut walk = Walk { mount, root: &root, trail };
+        for name in names {
+            self.entry(&mut walk, Path::new(&name))?;
+        }
         if self.files.len() == before {
             tracing::warn!(
                 destination = mount.destination,
@@ -165,81 +168,107 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn directory(
-        &mut self,
-        mount: &Mount,
-        root: &Path,
-        dir: &Path,
-        destination: &str,
-        depth: usize,
-    ) -> Result<(), MountError> {
-        if depth > DEPTH_MAX {
-            return Err(MountError::TooMany { destination: mount.destination.clone() });
+    /// What is at `path` in the mounted directory, and below.
+    fn entry(&mut self, walk: &mut Walk<'_>, path: &Path) -> Result<(), MountError> {
+        let mount = walk.mount;
+        // Kubelet's atomic writer: `..data` and what it points to hold the files that the visible links name.
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"..")) {
+            return Ok(());
         }
-        let mut entries = fs::read_dir(dir)
-            .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
-            .map_err(|e| failed(mount, dir, e))?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            // Kubelet's atomic writer: `..data` and what it points to hold the files that the visible links name.
-            if name.starts_with("..") {
-                continue;
+        let source = walk.root.path().join(path);
+        let destination = [mount.destination.trim_end_matches('/').as_bytes(), path.as_os_str().as_bytes()];
+        let destination = destination.join(&b'/');
+        let pinned = match walk.root.pin(path, Way::Beneath) {
+            Ok(pinned) => pinned,
+            Err(error) if leads_elsewhere(&error) => return self.link(walk, path, destination),
+            Err(error) => return Err(failed(mount, &source, error)),
+        };
+        match pinned.kind() {
+            FileType::RegularFile => self.file(mount, &source, &pinned, destination, true),
+            // A link to a directory that it lies in.
+            FileType::Directory if walk.trail.contains(&pinned.identity()) => {
+                self.link(walk, path, destination)
             }
-            let path = entry.path();
-            let real = match fs::canonicalize(&path) {
-                Ok(real) => real,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    tracing::warn!(path = %path.display(), "dangling symbolic link in a mounted directory is left out");
-                    continue;
+            FileType::Directory => {
+                if walk.trail.len() > DEPTH_MAX {
+                    return Err(MountError::TooMany { destination: mount.destination.clone() });
                 }
-                Err(e) => return Err(failed(mount, &path, e)),
-            };
-            if !real.starts_with(root) {
-                return Err(MountError::Escape {
-                    destination: mount.destination.clone(),
-                    path: path.display().to_string(),
-                });
+                walk.trail.push(pinned.identity());
+                let dir = pinned.into_dir(&source).map_err(|e| failed(mount, &source, e))?;
+                for name in dir.names().map_err(|e| failed(mount, &source, e))? {
+                    self.entry(walk, &path.join(name))?;
+                }
+                walk.trail.pop();
+                Ok(())
             }
-            let metadata = fs::metadata(&real).map_err(|e| failed(mount, &real, e))?;
-            let destination = format!("{}/{name}", destination.trim_end_matches('/'));
-            if metadata.is_dir() {
-                self.directory(mount, root, &real, &destination, depth + 1)?;
-            } else if metadata.is_file() {
-                self.file(mount, &real, &metadata, destination.into_bytes(), true)?;
-            } else {
-                return Err(special(mount, &real, &metadata));
-            }
+            kind => Err(special(mount, &source, kind)),
         }
-        Ok(())
+    }
+
+    /// The link at `path`, as it is.
+    fn link(&mut self, walk: &Walk<'_>, path: &Path, destination: Vec<u8>) -> Result<(), MountError> {
+        let mount = walk.mount;
+        let source = walk.root.path().join(path);
+        let content = match walk.root.pin_link(path, Way::Beneath).and_then(|link| link.link_target()) {
+            Ok(content) => content,
+            // It was a link a moment ago, or is gone.
+            Err(error) if leads_elsewhere(&error) || error.kind() == io::ErrorKind::InvalidInput => {
+                tracing::warn!(path = %source.display(), "a mounted directory changes while it is read; a link is left out");
+                return Ok(());
+            }
+            Err(error) => return Err(failed(mount, &source, error)),
+        };
+        self.add(mount, InjectedFile { path: destination, mode: LINK | 0o777, read_only: true, content })
     }
 
     fn file(
         &mut self,
         mount: &Mount,
         source: &Path,
-        metadata: &Metadata,
+        pinned: &Pinned,
         path: Vec<u8>,
         read_only: bool,
     ) -> Result<(), MountError> {
+        let left = FILES_BYTES_MAX - self.bytes;
+        let file = pinned.open_regular().map_err(|e| failed(mount, source, e))?;
+        // The descriptor's own figures; and the file may grow while it is read: take one byte more than is allowed, and see.
+        let stat = rustix::fs::fstat(&file).map_err(|e| failed(mount, source, e.into()))?;
+        let mut content = Vec::new();
+        if stat.st_size.cast_unsigned() <= left {
+            file.take(left + 1).read_to_end(&mut content).map_err(|e| failed(mount, source, e))?;
+        }
+        if stat.st_size.cast_unsigned() > left || content.len() as u64 > left {
+            return Err(MountError::TooLarge { destination: mount.destination.clone() });
+        }
+        let mode = mode_for(self.user, stat.st_uid, stat.st_gid, stat.st_mode & 0o777);
+        self.add(mount, InjectedFile { path, mode, read_only, content })
+    }
+
+    fn add(&mut self, mount: &Mount, file: InjectedFile) -> Result<(), MountError> {
         if self.files.len() >= FILES_MAX {
             return Err(MountError::TooMany { destination: mount.destination.clone() });
         }
-        // The file may grow while it is read: take one byte more than is allowed, and see.
-        let left = FILES_BYTES_MAX - self.bytes;
-        let mut content = Vec::new();
-        File::open(source)
-            .and_then(|file| file.take(left + 1).read_to_end(&mut content))
-            .map_err(|e| failed(mount, source, e))?;
-        if content.len() as u64 > left {
+        self.bytes = self.bytes.saturating_add(file.content.len() as u64);
+        if self.bytes > FILES_BYTES_MAX {
             return Err(MountError::TooLarge { destination: mount.destination.clone() });
         }
-        self.bytes += content.len() as u64;
-        let mode = mode_for(self.user, metadata.uid(), metadata.gid(), metadata.mode() & 0o777);
-        self.files.push(InjectedFile { path, mode, read_only, content });
+        self.files.push(file);
         Ok(())
     }
+}
+
+/// A walk through a mounted directory.
+struct Walk<'a> {
+    mount: &'a Mount,
+    root: &'a Dir,
+    /// The directories that are open, outermost first.
+    trail: Vec<(u64, u64)>,
+}
+
+/// Whether a path does not lead to anything inside the directory: out of it, nowhere, in a circle, or through a file.
+fn leads_elsewhere(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::XDEV | Errno::NOENT | Errno::LOOP | Errno::NOTDIR))
 }
 
 /// Permission bits in the guest, where injected files belong to root, such that `user` may do there what `mode` with `uid` and `gid` allows
@@ -255,14 +284,11 @@ fn mode_for(user: &User, uid: u32, gid: u32, mode: u32) -> u32 {
     mode | (allowed & 7)
 }
 
-fn special(mount: &Mount, source: &Path, metadata: &Metadata) -> MountError {
-    let kind = metadata.file_type();
-    let kind = if kind.is_socket() {
-        "socket"
-    } else if kind.is_fifo() {
-        "FIFO"
-    } else {
-        "device"
+fn special(mount: &Mount, source: &Path, kind: FileType) -> MountError {
+    let kind = match kind {
+        FileType::Socket => "socket",
+        FileType::Fifo => "FIFO",
+        _ => "device",
     };
     MountError::Special {
         destination: mount.destination.clone(),

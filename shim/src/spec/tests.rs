@@ -3,7 +3,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use seuss_abi::spec::InjectedFile;
+use seuss_abi::spec::{InjectedFile, LINK};
 
 use super::*;
 use crate::oci::Mount;
@@ -221,15 +221,110 @@ fn mounts_that_cannot_be_met_are_named() {
 }
 
 #[test]
-fn a_mounted_directory_does_not_lead_out_of_itself() {
+fn links_that_lead_elsewhere_are_copied_as_links() {
     let dir = tempfile::tempdir().unwrap();
-    symlink("/etc/passwd", dir.path().join("outside")).unwrap();
+    let outside = dir.path().join("outside");
+    fs::write(&outside, "secret").unwrap();
+    let mounted = dir.path().join("m");
+    fs::create_dir_all(mounted.join("sub")).unwrap();
+    fs::write(mounted.join("file"), "x").unwrap();
+    let links = [
+        ("absolute", "/etc/passwd"),
+        ("dangling", "nowhere"),
+        ("loop", "loop"),
+        ("self", "."),
+        ("through", "file/x"),
+        ("up", "../outside"),
+    ];
+    for (name, target) in links {
+        symlink(target, mounted.join(name)).unwrap();
+    }
+    symlink(&outside, mounted.join("sub/out")).unwrap();
+    symlink("../file", mounted.join("sub/in")).unwrap();
+    let files = inject_one(bind(&mounted, &["ro"])).unwrap();
+    let found = |path: &str| files.iter().find(|file| file.path == path.as_bytes()).unwrap();
+    for (name, target) in links {
+        let link = found(&format!("/m/{name}"));
+        assert_eq!((link.mode, link.content.as_slice()), (LINK | 0o777, target.as_bytes()), "{name}");
+    }
+    assert_eq!(found("/m/sub/out").content, outside.as_os_str().as_encoded_bytes());
+    // What lies inside is found by whatever way.
+    for path in ["/m/file", "/m/sub/in"] {
+        assert_eq!((found(path).mode & LINK, found(path).content.as_slice()), (0, &b"x"[..]), "{path}");
+    }
+    assert_eq!(files.len(), links.len() + 3);
+}
+
+#[test]
+fn a_volume_of_the_kubelet_looks_as_it_should() {
+    // kubelet's atomic writer: pkg/volume/util/atomic_writer.go.
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("..2026_11_30_10_00_00.1");
+    fs::create_dir_all(data.join("nested")).unwrap();
+    fs::write(data.join("key"), "value").unwrap();
+    fs::write(data.join("nested/key"), "inner").unwrap();
+    symlink("..2026_11_30_10_00_00.1", dir.path().join("..data")).unwrap();
+    symlink("..data/key", dir.path().join("key")).unwrap();
+    symlink("..data/nested", dir.path().join("nested")).unwrap();
+    let files = inject_one(bind(dir.path(), &["rbind", "ro"])).unwrap();
+    let files: Vec<_> = files.iter().map(|file| (file.path.as_slice(), file.content.as_slice())).collect();
+    assert_eq!(files, [(&b"/m/key"[..], &b"value"[..]), (b"/m/nested/key", b"inner")]);
+}
+
+#[test]
+fn names_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9")), "x").unwrap();
+    assert_eq!(inject_one(bind(dir.path(), &["ro"])).unwrap()[0].path, b"/m/caf\xe9");
+}
+
+#[test]
+fn special_files_in_a_mounted_directory_neither_block_nor_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let error = inject_one(bind(dir.path(), &["ro"])).unwrap_err();
-    assert!(error.contains("leads out"), "{error}");
-    fs::remove_file(dir.path().join("outside")).unwrap();
-    symlink("nowhere", dir.path().join("dangling")).unwrap();
-    fs::write(dir.path().join("file"), "x").unwrap();
-    assert_eq!(inject_one(bind(dir.path(), &["ro"])).unwrap().len(), 1);
+    assert!(error.contains("is a FIFO"), "{error}");
+    let error = inject_one(bind(&fifo, &["ro"])).unwrap_err();
+    assert!(error.contains("is a FIFO"), "{error}");
+}
+
+/// Whoever may write to a mounted directory swaps a file for a link, and back, without pause, while containers are created: none of them gets what only root may read.
+#[test]
+fn no_race_reads_a_file_outside() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    // One file: the moments between two looks at it are then a good part of the whole, and any switch of threads may fall into one.
+    const ATTEMPTS: usize = 40_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (mounted, outside) = (dir.path().join("m"), dir.path().join("outside"));
+    fs::create_dir(&mounted).unwrap();
+    let secret = "only root may read this";
+    fs::write(&outside, secret).unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(mounted.join("file"), "harmless").unwrap();
+    symlink("../outside", mounted.join("..link")).unwrap();
+    let (done, mut read, mut leaked) = (AtomicBool::new(false), 0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let at = rustix::fs::open(&mounted, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+            while !done.load(Ordering::Relaxed) {
+                let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(&at, "file", &at, "..link", exchange).unwrap();
+            }
+        });
+        for _ in 0..ATTEMPTS {
+            // Some may find the directory changed under them: what counts is what is read.
+            for file in inject_one(bind(&mounted, &["rbind", "ro"])).unwrap_or_default() {
+                read += usize::from(file.content == b"harmless");
+                leaked += usize::from(file.content == secret.as_bytes());
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(leaked, 0, "so many containers of {ATTEMPTS} have it");
+    assert!(read > 0, "the file was read");
 }
 
 #[test]
@@ -241,7 +336,10 @@ fn large_and_endless_mounts_are_refused() {
     let error = inject_one(bind(dir.path(), &["ro"])).unwrap_err();
     assert!(error.contains("more than"), "{error}");
     fs::remove_file(dir.path().join("a")).unwrap();
-    symlink(".", dir.path().join("self")).unwrap();
+    // Deeper than anybody nests.
+    let deep = dir.path().join("d/".repeat(20));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("x"), "x").unwrap();
     let error = inject_one(bind(dir.path(), &["ro"])).unwrap_err();
     assert!(error.contains("levels"), "{error}");
 }

@@ -295,7 +295,9 @@ impl Drop for Node {
             // Fails where somebody else is its parent.
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
         }
-        let _ = seuss_shim::mount::unmount_recursive(self.dir.path());
+        let (parent, name) = (self.dir.path().parent().unwrap(), self.dir.path().file_name().unwrap());
+        let parent = seuss_snapshotter::beneath::Dir::open(parent).unwrap();
+        let _ = seuss_shim::mount::unmount_recursive(&parent, name.to_str().unwrap());
     }
 }
 

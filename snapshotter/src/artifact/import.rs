@@ -63,7 +63,7 @@ impl Archive {
     /// # Errors
     /// [`ArtifactError::Archive`], [`ArtifactError::Foreign`], [`ArtifactError::Damaged`].
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
-        let members = Members::open(path)?;
+        let members = Members::open_path(path)?;
         let foreign = |what: String| ArtifactError::Foreign { path: path.to_owned(), what };
         if members.find(LAYOUT_NAME)?.is_none() {
             return Err(foreign("it is not an OCI image layout (no oci-layout)".to_owned()));

@@ -1,8 +1,8 @@
 //! An image of a directory of the host.
 //!
-//! Never follows a symbolic link: every name is opened relative to its directory's descriptor with `O_NOFOLLOW`, so a
-//! tree that is changed meanwhile can spoil the image but not lead out of the directory. Does not enter other mounts:
-//! a mount point becomes an empty directory.
+//! Never follows a symbolic link: every name is pinned (`O_PATH`, `O_NOFOLLOW`) relative to its directory's descriptor, and used through that, so a
+//! tree that is changed meanwhile can spoil the image but not lead out of the directory, and nothing but regular files and directories is
+//! opened. Does not enter other mounts: a mount point becomes an empty directory.
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
@@ -11,12 +11,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self as rfs, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::BuildError;
 use super::tree::{Body, DEPTH_MAX, Metadata, NodeId, Timestamp, Xattr};
 use super::writer::{BuildOptions, BuildReport, Writer};
+use crate::beneath::Dir;
 
 /// Xattrs that describe the host's policy, or an overlay's bookkeeping, rather than the file.
 const HOST_XATTRS: [&[u8]; 8] = [
@@ -32,6 +33,19 @@ const HOST_XATTRS: [&[u8]; 8] = [
 /// Xattrs by which an overlay finds a file's data or a directory's entries elsewhere: what reads the image does not know them.
 const OVERLAY_REFERENCES: [&[u8]; 2] = [b"trusted.overlay.redirect", b"trusted.overlay.metacopy"];
 
+/// Builds an image of the directory at `dir` into `out`. See [`build_from_open_dir`].
+///
+/// # Errors
+/// [`BuildError::Source`] when it cannot be opened; [`build_from_open_dir`]'s.
+pub fn build_from_dir(dir: &Path, out: &File, options: &BuildOptions) -> Result<BuildReport, BuildError> {
+    let opened = Dir::open(dir).map_err(|source| BuildError::Source {
+        action: "open the directory",
+        path: dir.into(),
+        source,
+    })?;
+    build_from_open_dir(&opened, out, options)
+}
+
 /// Builds an image of `dir` into `out`, whose content is replaced.
 ///
 /// Deterministic: the same tree (names, data, metadata, times, xattrs) gives the same bytes. `security.selinux`, `ima`
@@ -41,19 +55,18 @@ const OVERLAY_REFERENCES: [&[u8]; 2] = [b"trusted.overlay.redirect", b"trusted.o
 /// # Errors
 /// [`BuildError::Unsupported`] for what overlayfs with `redirect_dir` or `metacopy` leaves behind.
 /// [`BuildError::Source`] when something cannot be read, [`BuildError::TooDeep`], and what [`Writer`] returns.
-pub fn build_from_dir(dir: &Path, out: &File, options: &BuildOptions) -> Result<BuildReport, BuildError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rfs::open(dir, flags, Mode::empty()).map_err(|e| BuildError::Source {
+pub fn build_from_open_dir(dir: &Dir, out: &File, options: &BuildOptions) -> Result<BuildReport, BuildError> {
+    let root = dir.open_for_listing().map_err(|source| BuildError::Source {
         action: "open the directory",
-        path: dir.into(),
-        source: e.into(),
+        path: dir.path().into(),
+        source,
     })?;
     let mut walk = Walk {
         writer: Writer::new(out, options)?,
         hard_links: HashMap::new(),
         device: 0,
         newest: Timestamp::default(),
-        path: dir.to_path_buf(),
+        path: dir.path().to_path_buf(),
     };
     let stat = walk.io("stat", rfs::fstat(&root))?;
     walk.device = stat.st_dev;
@@ -116,7 +129,10 @@ impl Walk<'_> {
 
     /// Adds one entry; a directory's frame is returned, to be done next.
     fn entry(&mut self, parent: &Frame, name: &CString) -> Result<Option<Frame>, BuildError> {
-        let stat = self.io("stat", rfs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW))?;
+        // Pinned first, then looked at, then opened: what is opened is what was seen, and no device wakes up.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let pinned = self.io("open", rfs::openat(&parent.fd, name, flags, Mode::empty()))?;
+        let stat = self.io("stat", rfs::fstat(&pinned))?;
         if parent.node == NodeId::ROOT {
             self.newest = self.newest.max(metadata(&stat).mtime);
         }
@@ -130,17 +146,11 @@ impl Walk<'_> {
             return Ok(None);
         }
         let open = |flags| {
-            rfs::openat(
-                &parent.fd,
-                name,
-                flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME,
-                Mode::empty(),
-            )
-            .or_else(|e| match e {
+            let path = format!("/proc/self/fd/{}", pinned.as_raw_fd());
+            let flags = flags | OFlags::CLOEXEC;
+            rfs::open(&path, flags | OFlags::NOATIME, Mode::empty()).or_else(|e| match e {
                 // O_NOATIME is for owners only.
-                Errno::PERM => {
-                    rfs::openat(&parent.fd, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-                }
+                Errno::PERM => rfs::open(&path, flags, Mode::empty()),
                 e => Err(e),
             })
         };
@@ -156,10 +166,8 @@ impl Walk<'_> {
             }
             FileType::RegularFile => {
                 let fd = self.io("open", open(OFlags::RDONLY | OFlags::NONBLOCK))?;
+                // Its size as of now: it may have grown.
                 let stat = self.io("stat", rfs::fstat(&fd))?;
-                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-                    return self.io("read", Err(Errno::STALE));
-                }
                 let xattrs = self.fd_xattrs(fd.as_fd())?;
                 let size_bytes = stat.st_size.cast_unsigned();
                 let path = self.path.as_os_str().as_bytes().to_vec();
@@ -167,17 +175,17 @@ impl Walk<'_> {
                 (Body::File(extent), metadata(&stat), xattrs)
             }
             FileType::Symlink => {
-                let target = self.io("read the link", rfs::readlinkat(&parent.fd, name, Vec::new()))?;
-                (Body::Symlink(target.into_bytes().into()), metadata(&stat), self.name_xattrs(parent, name)?)
+                let target = self.io("read the link", rfs::readlinkat(&pinned, "", Vec::new()))?;
+                (Body::Symlink(target.into_bytes().into()), metadata(&stat), self.pinned_xattrs(&pinned)?)
             }
             FileType::CharacterDevice => {
-                (Body::CharDevice(device.0, device.1), metadata(&stat), self.name_xattrs(parent, name)?)
+                (Body::CharDevice(device.0, device.1), metadata(&stat), self.pinned_xattrs(&pinned)?)
             }
             FileType::BlockDevice => {
-                (Body::BlockDevice(device.0, device.1), metadata(&stat), self.name_xattrs(parent, name)?)
+                (Body::BlockDevice(device.0, device.1), metadata(&stat), self.pinned_xattrs(&pinned)?)
             }
-            FileType::Fifo => (Body::Fifo, metadata(&stat), self.name_xattrs(parent, name)?),
-            FileType::Socket => (Body::Socket, metadata(&stat), self.name_xattrs(parent, name)?),
+            FileType::Fifo => (Body::Fifo, metadata(&stat), self.pinned_xattrs(&pinned)?),
+            FileType::Socket => (Body::Socket, metadata(&stat), self.pinned_xattrs(&pinned)?),
             FileType::Unknown => {
                 return Err(BuildError::Unsupported {
                     path: self.path.display().to_string(),
@@ -210,12 +218,11 @@ impl Walk<'_> {
         self.xattrs(|list| rfs::flistxattr(fd, list), |name, value| rfs::fgetxattr(fd, name, value))
     }
 
-    /// Attributes of something that cannot be opened for reading.
-    fn name_xattrs(&mut self, parent: &Frame, name: &CString) -> Result<Vec<Xattr>, BuildError> {
-        let mut path = format!("/proc/self/fd/{}/", parent.fd.as_raw_fd()).into_bytes();
-        path.extend(name.as_bytes());
-        let path = path.as_slice();
-        self.xattrs(|list| rfs::llistxattr(path, list), |name, value| rfs::lgetxattr(path, name, value))
+    /// Attributes of something that is pinned and must not be opened: by the link of its descriptor, which leads to it, a symbolic link too.
+    fn pinned_xattrs(&mut self, pinned: &OwnedFd) -> Result<Vec<Xattr>, BuildError> {
+        let path = format!("/proc/self/fd/{}", pinned.as_raw_fd());
+        let path = path.as_str();
+        self.xattrs(|list| rfs::listxattr(path, list), |name, value| rfs::getxattr(path, name, value))
     }
 
     fn xattrs(

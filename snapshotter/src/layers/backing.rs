@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 use super::mounts;
+use crate::mountinfo;
 
 /// `f_type` of tmpfs (statfs(2)).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -120,6 +121,6 @@ fn is_ours(root: &Path) -> io::Result<bool> {
     if u64::try_from(stat.f_type).ok() != Some(TMPFS_MAGIC) {
         return Ok(false);
     }
-    let table = mounts::table()?;
+    let table = mountinfo::table()?;
     Ok(table.iter().any(|mount| mount.point == root && mount.source == SOURCE))
 }

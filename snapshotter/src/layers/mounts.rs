@@ -7,7 +7,6 @@
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +17,7 @@ use rustix::mount::{MountFlags, UnmountFlags, unmount as umount2};
 use super::disk::{Disk, remove_all};
 use super::loopdev;
 use crate::erofs::{self, BuildOptions};
+use crate::mountinfo;
 
 /// The file system's name.
 const KIND: &str = "erofs";
@@ -76,66 +76,10 @@ pub(super) fn unmount(target: &Path) -> io::Result<()> {
 /// The table cannot be read.
 pub(super) fn standing(root: &Path) -> io::Result<Vec<PathBuf>> {
     let root = fs::canonicalize(root)?;
-    let table = table()?.into_iter();
+    let table = mountinfo::table()?.into_iter();
     let ours =
         table.filter(|mount| mount.kind == KIND && mount.point != root && mount.point.starts_with(&root));
     Ok(ours.map(|mount| mount.point).collect())
-}
-
-/// A line of the table of mounts.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mounted {
-    /// Mount point.
-    pub(super) point: PathBuf,
-    /// Name of the file system.
-    pub(super) kind: String,
-    /// What is mounted.
-    pub(super) source: String,
-}
-
-/// The mounts that this process sees (/proc/self/mountinfo, proc_pid_mountinfo(5)).
-///
-/// # Errors
-/// It cannot be read.
-pub(super) fn table() -> io::Result<Vec<Mounted>> {
-    Ok(parse(&fs::read("/proc/self/mountinfo")?))
-}
-
-/// Fields: id, parent, device, root, mount point, …, "-", type, source, …
-fn parse(table: &[u8]) -> Vec<Mounted> {
-    let line = |line: &[u8]| {
-        let mut words = line.split(|byte| *byte == b' ');
-        let point = words.nth(4)?;
-        let mut rest = words.skip_while(|word| *word != b"-").skip(1);
-        let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
-        let (kind, source) = (text(rest.next()?), text(rest.next()?));
-        Some(Mounted { point: PathBuf::from(std::ffi::OsString::from_vec(unescape(point))), kind, source })
-    };
-    table.split(|byte| *byte == b'\n').filter_map(line).collect()
-}
-
-/// Blanks, tabs, newlines and backslashes are `\ooo` in the table.
-fn unescape(word: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|digits| digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
-        match digits {
-            Some(digits) if *first == b'\\' => {
-                bytes.push(
-                    digits
-                        .iter()
-                        .fold(0, |value: u8, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')),
-                );
-                rest = &after[3..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    bytes
 }
 
 /// Whether layers can be mounted here: builds an image with what layers need, mounts it, and looks.
@@ -182,24 +126,4 @@ fn try_probe(dir: &Path, image: &Path, target: &Path) -> Result<Way, String> {
         return Err("a whiteout of a mounted image is none".to_owned());
     }
     Ok(way)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_of_mounts() {
-        let text = b"36 35 98:0 /mnt1 /mnt/a\\040b\\134 rw,noatime master:1 shared:2 - erofs /dev/loop3 ro\n\
-            37 35 0:5 / /plain rw - tmpfs seuss-images rw\nnonsense\n\n38 35 0:5 / /x\\0 rw - proc\n";
-        let row = |point: &str, kind: &str, source: &str| Mounted {
-            point: point.into(),
-            kind: kind.into(),
-            source: source.into(),
-        };
-        assert_eq!(
-            parse(text),
-            [row("/mnt/a b\\", "erofs", "/dev/loop3"), row("/plain", "tmpfs", "seuss-images")]
-        );
-    }
 }

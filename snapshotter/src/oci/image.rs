@@ -9,6 +9,7 @@ use super::docker;
 use super::error::OciError;
 use super::layer::{Layer, LayerReader};
 use super::store::Store;
+use crate::beneath::Pinned;
 use crate::digest::{Digest, Hasher};
 
 /// The platform whose images are used.
@@ -34,7 +35,16 @@ impl Image {
     /// # Errors
     /// [`OciError`]: not an image, damaged, not for linux/amd64, several to choose from.
     pub fn open(path: &Path, reference: Option<&str>) -> Result<Self, OciError> {
-        let store = Store::open(path)?;
+        let pinned = Pinned::open_any(path).map_err(|source| OciError::Open { path: path.into(), source })?;
+        Self::open_pinned(pinned, path, reference)
+    }
+
+    /// As [`Self::open`], for what was found at `path`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_pinned(pinned: Pinned, path: &Path, reference: Option<&str>) -> Result<Self, OciError> {
+        let store = Store::open(pinned, path)?;
         if store.find("oci-layout")?.is_some() {
             return Self::from_index(store, reference);
         }

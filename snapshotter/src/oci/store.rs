@@ -1,20 +1,19 @@
 //! Where an image's blobs are: members of a tar archive, or files of a directory. Finds them by name and reads them.
 //!
 //! An archive is indexed once by its headers; blobs are then read in place. Names never reach the host's file system
-//! except in a layout directory, where `openat2` keeps them beneath it.
+//! except in a layout directory, where [`crate::beneath`] keeps them in it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self as rfs, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::FileType;
 
 use super::error::OciError;
+use crate::beneath::{Dir, Pinned, Way};
 use crate::tarstream::{self, Kind, Seekable};
 
 /// Most members of an archive.
@@ -33,7 +32,7 @@ pub(crate) struct Store {
 
 #[derive(Debug)]
 enum Place {
-    Directory(OwnedFd),
+    Directory(Dir),
     Archive { file: Arc<File>, members: BTreeMap<Vec<u8>, Member> },
 }
 
@@ -69,15 +68,19 @@ impl Read for BlobReader {
 }
 
 impl Store {
-    pub(crate) fn open(path: &Path) -> Result<Self, OciError> {
+    /// What is at `path`, which the user of a command has typed.
+    pub(crate) fn open_path(path: &Path) -> Result<Self, OciError> {
+        let pinned = Pinned::open_any(path).map_err(|source| OciError::Open { path: path.into(), source })?;
+        Self::open(pinned, path)
+    }
+
+    /// What `pinned`, found at `path`, holds.
+    pub(crate) fn open(pinned: Pinned, path: &Path) -> Result<Self, OciError> {
         let open_error = |source| OciError::Open { path: path.into(), source };
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = rfs::open(path, flags, Mode::empty()).map_err(|e| open_error(e.into()))?;
-        let stat = rfs::fstat(&fd).map_err(|e| open_error(e.into()))?;
-        let place = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Place::Directory(fd),
+        let place = match pinned.kind() {
+            FileType::Directory => Place::Directory(pinned.into_dir(path).map_err(open_error)?),
             FileType::RegularFile => {
-                let file = Arc::new(File::from(fd));
+                let file = Arc::new(pinned.open_regular().map_err(open_error)?);
                 let members = index(path, &file)?;
                 Place::Archive { file, members }
             }
@@ -98,19 +101,14 @@ impl Store {
         let read_error = |source| OciError::Read { name: name.to_owned(), source };
         match &self.place {
             Place::Directory(dir) => {
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-                let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-                let fd = match rfs::openat2(dir, name, flags, Mode::empty(), beneath) {
-                    Ok(fd) => fd,
-                    Err(Errno::NOENT) => return Ok(None),
-                    Err(e) => return Err(read_error(e.into())),
+                let pinned = match dir.pin(Path::new(name), Way::Beneath) {
+                    Ok(pinned) => pinned,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(e) => return Err(read_error(e)),
                 };
-                let stat = rfs::fstat(&fd).map_err(|e| read_error(e.into()))?;
-                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-                    return Err(read_error(io::Error::other("it is not a regular file")));
-                }
-                let left = stat.st_size.cast_unsigned();
-                Ok(Some(BlobReader { file: Arc::new(File::from(fd)), position: 0, left }))
+                let file = pinned.open_regular().map_err(read_error)?;
+                let left = file.metadata().map_err(read_error)?.len();
+                Ok(Some(BlobReader { file: Arc::new(file), position: 0, left }))
             }
             Place::Archive { file, members } => {
                 let mut name = name.as_bytes().to_vec();

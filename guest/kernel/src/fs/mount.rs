@@ -7,7 +7,7 @@ use super::env::{ANON_INODEFS, Env, FileSystem, PIPEFS, SOCKFS, TMPFS};
 use super::file::{File, FileOps, flags};
 use super::host::{HostFile, HostNode, HostStream};
 use super::locks::LockWaits;
-use super::node::{Flags, Kind, Node, S_IFIFO, S_IFREG};
+use super::node::{Flags, Kind, Node, S_IFIFO, S_IFLNK, S_IFREG};
 use super::overlay::mount_root;
 use super::proc::Nobody;
 use super::tty::{Terminal, TerminalFile};
@@ -23,7 +23,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use seuss_abi::comm::ImageWindow;
-use seuss_abi::spec::{InjectedFile, ProcessSpec};
+use seuss_abi::spec::{InjectedFile, LINK, ProcessSpec};
 
 /// Why the file systems of a guest could not be set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,6 +227,15 @@ impl Fs {
             return Err(Errno::ENAMETOOLONG);
         }
         let directory = self.make_directories(parent)?;
+        if file.mode & LINK == LINK {
+            // As mounted files, it cannot be removed.
+            let kind = Kind::Symlink(file.content.as_slice().into());
+            let node = Node::system(directory.fs(), S_IFLNK | 0o777, kind);
+            node.add_flags(Flags::MOUNTED);
+            directory.insert_entry(name, &node);
+            directory.touch_modify();
+            return Ok(());
+        }
         let node = Node::system(directory.fs(), S_IFREG | file.mode & 0o7777, Kind::Regular(Data::empty()));
         let data = node.data()?;
         let mut source = file.content.as_slice();

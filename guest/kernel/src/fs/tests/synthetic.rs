@@ -6,7 +6,7 @@ use crate::fs::file::{File, flags};
 use crate::fs::node::{Target, split_device};
 use crate::fs::{Fs, open, pipe};
 use crate::mem::user::VecSink;
-use seuss_abi::spec::InjectedFile;
+use seuss_abi::spec::{InjectedFile, LINK};
 
 struct Guest {
     world: World,
@@ -76,6 +76,31 @@ impl Guest {
             Target::Node(_, text) => String::from_utf8(text).unwrap(),
         }
     }
+}
+
+#[test]
+fn a_link_of_the_host_leads_somewhere_in_the_guest() {
+    let guest = Guest::new();
+    let file = |path: &[u8], mode, content: &[u8]| InjectedFile {
+        path: path.to_vec(),
+        mode,
+        read_only: true,
+        content: content.to_vec(),
+    };
+    let files = [
+        file(b"/m/absolute", LINK | 0o777, b"/bin/prog"),
+        file(b"/m/up", LINK | 0o777, b"../bin/prog"),
+        file(b"/m/nowhere", LINK | 0o777, b"/no/such/file"),
+        file(b"/m/plain", 0o644, b"text"),
+    ];
+    guest.fs.inject(&files).unwrap();
+    for (path, target) in [("/m/absolute", "/bin/prog"), ("/m/up", "../bin/prog")] {
+        assert_eq!((guest.target(path).as_str(), guest.text(path).as_str()), (target, "ELF"));
+    }
+    assert_eq!(guest.open("/m/nowhere", 0).unwrap_err(), Errno::ENOENT);
+    assert_eq!(guest.names("/m"), ["absolute", "nowhere", "plain", "up"]);
+    // As a mounted file, and as a link of a read-only mount: it stays.
+    assert_eq!(guest.context().unlink(&guest.fs.root, b"/m/up").unwrap_err(), Errno::EBUSY);
 }
 
 #[test]
