@@ -9,8 +9,8 @@ use seuss_abi::spec::ProcessSpec;
 use seuss_snapshotter::snapshot::{Level, SnapshotId};
 pub use seuss_vmm::{
     Caution, CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, KernelImage,
-    Keys, Lineage, Obstacle, Origin, OriginError, RequestError, ShellPool, SnapshotSink, StartError,
-    StartTimings, Stdio, WaitStatus, argument_key, host_cpu,
+    Keys, Lineage, NetPrivileges, Obstacle, Origin, OriginError, RequestError, ShellPool, SnapshotSink,
+    StartError, StartTimings, Stdio, WaitStatus, argument_key, host_cpu,
 };
 
 /// Receives a guest's events, on the guest's own thread.

@@ -42,6 +42,14 @@ pub enum NetnsError {
         /// Why.
         source: io::Error,
     },
+    /// A parameter of the host.
+    #[error(
+        "sysctl {key} is refused: the pod is in the host's network namespace, whose parameters are the host's (drop the sysctl, or hostNetwork)"
+    )]
+    HostSysctl {
+        /// Its path below /proc/sys.
+        key: String,
+    },
     /// The thread could not be started, or panicked.
     #[error("the thread that entered the network namespace failed")]
     Thread,
@@ -69,10 +77,18 @@ pub fn run_in<T: Send>(network: &Network, work: impl FnOnce() -> T + Send) -> Re
 /// # Errors
 /// [`NetnsError`].
 pub fn set_sysctls(network: &Network, sysctls: &[(String, String)]) -> Result<(), NetnsError> {
-    if sysctls.is_empty() {
-        return Ok(());
+    let Some((first, _)) = sysctls.first() else { return Ok(()) };
+    let refused = || NetnsError::HostSysctl { key: first.clone() };
+    if *network == Network::Host {
+        return Err(refused());
     }
+    // The shim is in containerd's, which is the host's; so is the first process, where it can be seen.
+    let hosts: Vec<_> = ["/proc/self/ns/net", "/proc/1/ns/net"].iter().filter_map(identity).collect();
     run_in(network, || {
+        // A path may lead to the host's namespace, too.
+        if identity("/proc/thread-self/ns/net").is_none_or(|own| hosts.contains(&own)) {
+            return Err(refused());
+        }
         for (key, value) in sysctls {
             std::fs::write(Path::new("/proc/sys").join(key), value).map_err(|source| NetnsError::Sysctl {
                 key: key.clone(),
@@ -82,6 +98,12 @@ pub fn set_sysctls(network: &Network, sysctls: &[(String, String)]) -> Result<()
         }
         Ok(())
     })?
+}
+
+/// Device and inode number of a namespace (namespaces(7)).
+fn identity(path: impl AsRef<Path>) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn enter(network: &Network) -> Result<(), NetnsError> {
@@ -166,6 +188,29 @@ mod tests {
     fn a_missing_namespace_is_named() {
         let error = run_in(&Network::Path("/nonexistent/ns".into()), || ()).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/ns"), "{error}");
+    }
+
+    #[test]
+    fn the_hosts_parameters_are_out_of_reach() {
+        // One that changes nothing, should it be written.
+        let key = "net/ipv4/ip_unprivileged_port_start";
+        let value = std::fs::read_to_string(Path::new("/proc/sys").join(key)).unwrap();
+        let sysctls = [(key.to_owned(), value)];
+        // By whatever name.
+        for network in [Network::Host, Network::Path("/proc/self/ns/net".into())] {
+            let error = set_sysctls(&network, &sysctls).unwrap_err();
+            if matches!(error, NetnsError::Enter { .. }) {
+                eprintln!("skipped: {error}");
+                continue;
+            }
+            assert!(matches!(error, NetnsError::HostSysctl { .. }), "{error}");
+            assert!(error.to_string().contains(key), "{error}");
+        }
+        assert!(set_sysctls(&Network::Host, &[]).is_ok());
+        match set_sysctls(&Network::New, &sysctls) {
+            Err(error @ NetnsError::New { .. }) => eprintln!("skipped: {error}"),
+            result => result.unwrap(),
+        }
     }
 
     #[test]

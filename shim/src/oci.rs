@@ -1,7 +1,7 @@
 //! The part of an OCI runtime specification (`config.json`) that the shim reads.
 //!
-//! Owns [`Spec`] and its parts, and nothing else: `spec.rs` gives them meaning. Fields that mean nothing to a guest of its own (capabilities,
-//! seccomp, masked paths, ...) are not here. Unknown fields and values never make a specification unreadable, which
+//! Owns [`Spec`] and its parts, and nothing else: `spec.rs` gives them meaning. Fields that mean nothing to a guest of its own (seccomp,
+//! masked paths, ...) are not here. Unknown fields and values never make a specification unreadable, which
 //! `oci-spec`'s closed enumerations would: decisions/0002.
 //!
 //! <https://github.com/opencontainers/runtime-spec/blob/v1.2.0/config.md>
@@ -107,6 +107,23 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     /// Preference of the host's OOM killer.
     pub oom_score_adj: Option<i32>,
+    /// Capabilities, of which those of the network mean something to a guest.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub capabilities: Capabilities,
+    /// Whether no program that is executed can get more than its parent has.
+    pub no_new_privileges: bool,
+}
+
+/// Sets of capabilities, by name (`CAP_NET_RAW`).
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Capabilities {
+    /// What any program in the container can have.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub bounding: Vec<String>,
+    /// What programs of unprivileged users keep.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub ambient: Vec<String>,
 }
 
 /// Size of a terminal in characters.
@@ -176,6 +193,9 @@ pub struct Linux {
     /// Cgroup, in cgroupfs or systemd form.
     #[serde(deserialize_with = "null_is_empty")]
     pub cgroups_path: String,
+    /// User ids of a user namespace of the container's own.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
     /// Namespaces to make or join.
     #[serde(deserialize_with = "null_is_empty")]
     pub namespaces: Vec<Namespace>,
@@ -194,6 +214,20 @@ pub struct Namespace {
     /// The one to join; empty: a new one.
     #[serde(deserialize_with = "null_is_empty")]
     pub path: String,
+}
+
+/// A range of ids of a user namespace.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct IdMapping {
+    /// First id in the container.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// First id on the host.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// Number of ids.
+    pub size: u32,
 }
 
 /// A device node.

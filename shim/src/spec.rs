@@ -1,7 +1,7 @@
 //! An OCI specification, in the guest's terms.
 //!
 //! Owns [`translate`] (specification to [`GuestPlan`]), [`translate_exec`] and [`role`]. What a guest of its own makes pointless is ignored
-//! (capabilities, seccomp, masked paths, IPC and UTS namespaces: the program cannot reach the host's kernel). What a program would miss is
+//! (most capabilities, seccomp, masked paths, IPC and UTS namespaces: the program cannot reach the host's kernel). What a program would miss is
 //! refused with an error that names it; nothing is dropped silently. Mounts are in [`mounts`].
 
 pub mod mounts;
@@ -12,7 +12,8 @@ use seuss_abi::comm::MAILBOX_SIZE;
 use seuss_abi::layout::{PRIVATE_MAX, PRIVATE_MIN};
 use seuss_abi::spec::ProcessSpec;
 
-use crate::oci::{Cpu, Process, Spec};
+use crate::guest::NetPrivileges;
+use crate::oci::{Cpu, IdMapping, Process, Spec};
 use crate::size::display_bytes;
 use mounts::MountError;
 
@@ -38,6 +39,9 @@ const STANDARD_DEVICES: [&str; 8] = [
     "/dev/console",
     "/dev/ptmx",
 ];
+
+/// Stands for users without a number on the host (/proc/sys/kernel/overflowuid).
+const OVERFLOW_UID: u32 = 65_534;
 
 /// Why a specification cannot be met.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +137,8 @@ pub struct GuestPlan {
     pub memory_bytes: u64,
     /// Where its sockets will be.
     pub network: Network,
+    /// What they may do there.
+    pub privileges: NetPrivileges,
     /// `linux.cgroupsPath`, empty if there is none.
     pub cgroups_path: String,
     /// Limits on processor time.
@@ -175,6 +181,7 @@ pub fn translate(spec: &Spec, hostname: &str) -> Result<GuestPlan, SpecError> {
         process: translated,
         memory_bytes: memory_bytes(spec)?,
         network: network(spec),
+        privileges: net_privileges(spec, process),
         cgroups_path: spec.linux.cgroups_path.clone(),
         cpu: spec.linux.resources.cpu.clone(),
         oom_score_adj: process.oom_score_adj,
@@ -216,6 +223,37 @@ pub fn network(spec: &Spec) -> Network {
         Some(namespace) if namespace.path.is_empty() => Network::New,
         Some(namespace) => Network::Path(PathBuf::from(&namespace.path)),
     }
+}
+
+/// What sockets of a container may do on the host: as much as any program in it could under runc.
+///
+/// That is the bounding set, for a container whose first process is root's, or in which a set-user-id program or one with file capabilities could make use of it; else
+/// what is ambient (capabilities(7)). Which process of the guest may do what is the guest's own affair, within this.
+#[must_use]
+pub fn net_privileges(spec: &Spec, process: &Process) -> NetPrivileges {
+    let sets = &process.capabilities;
+    let reachable =
+        if process.user.uid == 0 || !process.no_new_privileges { &sets.bounding } else { &sets.ambient };
+    let has = |name: &str| reachable.iter().any(|capability| capability == name);
+    NetPrivileges {
+        bind_service: has("CAP_NET_BIND_SERVICE"),
+        raw: has("CAP_NET_RAW"),
+        admin: has("CAP_NET_ADMIN"),
+        owner: Some(host_uid(spec, process.user.uid)),
+    }
+}
+
+/// The host's number of a container's user.
+fn host_uid(spec: &Spec, uid: u32) -> u32 {
+    let mappings = &spec.linux.uid_mappings;
+    if mappings.is_empty() {
+        return uid;
+    }
+    let within = |mapping: &IdMapping| {
+        let offset = uid.checked_sub(mapping.container_id).filter(|offset| *offset < mapping.size)?;
+        mapping.host_id.checked_add(offset)
+    };
+    mappings.iter().find_map(within).unwrap_or(OVERFLOW_UID)
 }
 
 /// Kernel parameters of the network namespace, as (path below /proc/sys, value).

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use seuss_abi::spec::ProcessSpec;
 
+use crate::net::NetPrivileges;
 use crate::pool::ShellPool;
 use crate::snapshot::{Origin, SnapshotSink};
 
@@ -23,6 +24,8 @@ pub struct GuestConfig {
     pub stdio: Stdio,
     /// Name of the guest in logs and (its first 15 bytes) of the vCPU thread.
     pub name: String,
+    /// What its sockets may do on the host. What the guest says of itself does not count.
+    pub privileges: NetPrivileges,
     /// Where snapshots go that the guest or [`crate::Guest::snapshot`] asks for; without it they are refused.
     pub snapshots: Option<SnapshotSink>,
 }
@@ -38,6 +41,8 @@ pub struct CloneConfig {
     pub stdio: Stdio,
     /// As in [`GuestConfig`].
     pub name: String,
+    /// As in [`GuestConfig`]: those of whom the clone is started for, whoever was captured.
+    pub privileges: NetPrivileges,
     /// As in [`GuestConfig`].
     pub snapshots: Option<SnapshotSink>,
     /// Virtual machines made ahead, for this very snapshot; without one, or if none is ready, the clone's is made on the spot.

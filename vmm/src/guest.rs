@@ -234,7 +234,7 @@ fn timed<T>(into: &mut Duration, phase: impl FnOnce() -> T) -> T {
 fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<Guest, StartError> {
     let started = Instant::now();
     let mut timings = StartTimings::default();
-    let GuestConfig { memory_bytes, images, mut process, stdio, name, snapshots } = config;
+    let GuestConfig { memory_bytes, images, mut process, stdio, name, privileges, snapshots } = config;
     let private_bytes = boot::private_bytes(memory_bytes, &kernel)?;
     let hypervisor = timed(&mut timings.hypervisor, Hypervisor::shared)?;
     let shared = Arc::new(Shared::new(name).map_err(|errno| host("make an eventfd")(errno.into()))?);
@@ -261,6 +261,7 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
         stdin: process.stdio[0],
         clock,
         kernel,
+        privileges,
         reserved_bytes: loaded.reserved_bytes,
         events,
         snapshots: Snapshots {
@@ -281,7 +282,7 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
 fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> {
     let started = Instant::now();
     let mut timings = StartTimings::default();
-    let CloneConfig { origin, mut process, stdio, name, snapshots, pool } = config;
+    let CloneConfig { origin, mut process, stdio, name, privileges, snapshots, pool } = config;
     let manifest = origin.manifest();
     let kernel = KernelImage::chosen()?;
     let shared = Arc::new(Shared::new(name).map_err(|errno| host("make an eventfd")(errno.into()))?);
@@ -318,6 +319,7 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
         stdin: process.stdio[0],
         clock,
         kernel,
+        privileges,
         reserved_bytes: manifest.reserved_bytes,
         events,
         snapshots: Snapshots {

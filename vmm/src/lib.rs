@@ -38,6 +38,7 @@ pub use error::{GuestError, RequestError, StartError};
 pub use guest::Guest;
 pub use kernel::{ImageError, KernelImage};
 pub use memory::{Gpa, Gva, MemoryError};
+pub use net::NetPrivileges;
 pub use pool::ShellPool;
 pub use report::{CallRecord, Registers, Report};
 pub use run::GuestEvent;

@@ -85,6 +85,7 @@ fn clone(origin: &Arc<Origin>, pool: Option<&Arc<ShellPool>>) -> Option<u8> {
         process: ProcessSpec { args: vec![b"test".to_vec()], ..ProcessSpec::default() },
         stdio: Stdio::default(),
         name: "clone".into(),
+        privileges: seuss_vmm::NetPrivileges::default(),
         snapshots: None,
         pool: pool.cloned(),
     };

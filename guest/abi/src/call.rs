@@ -60,7 +60,7 @@ pub enum Op {
     Started = 9,
     /// Take the submissions ([`crate::net`]) and post what is ready, without waiting. Returns 0. Every other call takes the submissions first, too.
     Sync = 10,
-    /// bind(2): `args = [handle, length, 1 if the caller may not use ports below net.ipv4.ip_unprivileged_port_start]`, the address in the payload; returns the length of the bound address, which is in the payload, or -errno.
+    /// bind(2): `args = [handle, length, 1 if the calling process may not use ports below net.ipv4.ip_unprivileged_port_start]` (the host grants no more than the container has), the address in the payload; returns the length of the bound address, which is in the payload, or -errno.
     Bind = 11,
     /// listen(2): `args = [handle, backlog]`. Returns 0 or -errno.
     Listen = 12,

@@ -81,6 +81,7 @@ impl Container {
                 process: plan.process,
                 stdio,
                 name: self.id.clone(),
+                privileges: plan.privileges,
                 snapshots: state.snapshots.as_ref().map(Snapshots::sink),
             };
             (config, plan.cpu.cpus, started)
@@ -183,6 +184,7 @@ impl Container {
             process: process.unwrap_or_default(),
             stdio,
             name: config.name.clone(),
+            privileges: config.privileges,
             snapshots: config.snapshots.clone(),
             pool: beginning.pool,
         };

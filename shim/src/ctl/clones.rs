@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use super::run::{RunError, clone_process, event_loop, open_origin, own_stdio};
 use super::timings::us;
 use crate::guest::{
-    CloneConfig, Guest, GuestError, GuestEvent, GuestStats, Origin, ShellPool, StartTimings, Stdio,
-    WaitStatus,
+    CloneConfig, Guest, GuestError, GuestEvent, GuestStats, NetPrivileges, Origin, ShellPool, StartTimings,
+    Stdio, WaitStatus,
 };
 use crate::http::{Answer, Target};
 use crate::image::RootImage;
@@ -176,6 +176,7 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
             };
             let guest = Guest::restore(config, move |event| {
                 if let GuestEvent::Ended(result) = event {
+                privileges: NetPrivileges::of_this_process(),
                     // The receiver lives until all have ended.
                     let _ = sender.send(News::Ended(number, result, Instant::now()));
                 }

@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use super::timings::{Timings, us};
 use super::{EXIT_FAILURE, RunArgs};
 use crate::guest::{
-    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, ImageBlob, Keys, Lineage, Origin, OriginError,
-    RequestError, SnapshotSink, StartError, Stdio, WaitStatus,
+    CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, ImageBlob, Keys, Lineage, NetPrivileges, Origin,
+    OriginError, RequestError, SnapshotSink, StartError, Stdio, WaitStatus,
 };
 use crate::image::{ImageError, RootImage};
 use crate::program::{self, DEFAULT_PATH, ProgramError};
@@ -187,6 +187,7 @@ pub(super) fn boot_config(
 }
 
 /// Where the snapshots of a guest over `images` go.
+        privileges: NetPrivileges::of_this_process(),
 fn sink(
     dir: &Path,
     images: &[ImageBlob],
@@ -268,6 +269,7 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
     })
 }
 
+        privileges: NetPrivileges::of_this_process(),
 /// What a clone is told.
 pub(super) fn clone_process(hostname: &str) -> ProcessSpec {
     ProcessSpec {

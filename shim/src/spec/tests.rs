@@ -345,6 +345,47 @@ fn large_and_endless_mounts_are_refused() {
 }
 
 #[test]
+fn a_large_file_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::File::create(dir.path().join("sparse")).unwrap().set_len(1 << 40).unwrap();
+    let error = inject_one(bind(dir.path(), &["ro"])).unwrap_err();
+    assert!(error.contains("more than"), "{error}");
+}
+
+#[test]
+fn sockets_get_what_the_container_may() {
+    let mut spec = parse(CRI_CONTAINER);
+    let privileges = |spec: &Spec| net_privileges(spec, spec.process.as_ref().unwrap());
+    let all = ["CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_NET_ADMIN"].map(str::to_owned);
+    let process = spec.process.as_mut().unwrap();
+    (process.user.uid, process.no_new_privileges) = (0, true);
+    process.capabilities = crate::oci::Capabilities { bounding: all[..2].to_vec(), ambient: Vec::new() };
+    let root = privileges(&spec);
+    assert_eq!(
+        root,
+        NetPrivileges { bind_service: true, raw: true, admin: false, owner: Some(0) },
+        "what is bounded"
+    );
+    // Another user, who cannot become root: what is ambient.
+    spec.process.as_mut().unwrap().user.uid = 1000;
+    assert_eq!(privileges(&spec), NetPrivileges { owner: Some(1000), ..NetPrivileges::default() });
+    spec.process.as_mut().unwrap().capabilities.ambient = all[2..].to_vec();
+    assert!(privileges(&spec).admin && !privileges(&spec).bind_service);
+    // One who can, by a program with file capabilities.
+    spec.process.as_mut().unwrap().no_new_privileges = false;
+    assert_eq!(privileges(&spec), NetPrivileges { owner: Some(1000), ..root });
+    // In a user namespace.
+    spec.linux.uid_mappings = vec![IdMapping { container_id: 0, host_id: 70_000, size: 65_536 }];
+    assert_eq!(privileges(&spec).owner, Some(71_000));
+    spec.process.as_mut().unwrap().user.uid = 65_536;
+    assert_eq!(privileges(&spec).owner, Some(OVERFLOW_UID));
+    // A specification that says nothing grants nothing.
+    spec.process.as_mut().unwrap().capabilities = Default::default();
+    let nothing = privileges(&spec);
+    assert!(!nothing.bind_service && !nothing.raw && !nothing.admin);
+}
+
+#[test]
 fn a_secret_stays_readable_for_its_user() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("secret");

@@ -7,7 +7,7 @@ use seuss_abi::layout::COMM_GPA;
 use seuss_abi::net::ADDRESS_BYTES;
 
 use super::socket::{Phase, address_len};
-use super::{Sockets, interfaces, options, sys};
+use super::{NetPrivileges, Sockets, interfaces, options, sys};
 use crate::events::EventRing;
 use crate::memory::{Gpa, Memory};
 
@@ -41,15 +41,6 @@ fn address(memory: &Memory, len: u64) -> rustix::io::Result<Vec<u8>> {
         return Err(Errno::AFNOSUPPORT);
     }
     Ok(bytes)
-}
-
-/// Whether only privileged processes of this network namespace may bind the address' port.
-fn is_privileged_port(address: &[u8]) -> bool {
-    let port = address.get(2..4).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
-    // The file is that of the reading thread's namespace.
-    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-    let first = first.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024_u32);
-    port != 0 && u32::from(port) < first
 }
 
 impl Sockets {
@@ -88,9 +79,12 @@ impl Sockets {
         unprivileged: bool,
         memory: &Memory,
     ) -> rustix::io::Result<i64> {
-        let fd = self.get(handle).ok_or(Errno::BADF)?.fd()?;
         let address = address(memory, len)?;
-        if unprivileged && is_privileged_port(&address) {
+        // The guest's word narrows what it may, never widens it.
+        let privileges =
+            NetPrivileges { bind_service: self.privileges.bind_service && !unprivileged, ..self.privileges };
+        let fd = self.get(handle).ok_or(Errno::BADF)?.fd()?;
+        if !privileges.may_bind(&address) {
             return Err(Errno::ACCESS);
         }
         sys::bind(fd, &address)?;
@@ -125,6 +119,9 @@ impl Sockets {
     ) -> rustix::io::Result<()> {
         if address_len(address) == 0 {
             return Err(Errno::AFNOSUPPORT);
+        }
+        if !self.privileges.may_bind(address) {
+            return Err(Errno::ACCESS);
         }
         sys::bind(self.get(handle).ok_or(Errno::BADF)?.fd()?, address)?;
         self.listen(handle, backlog, memory, ring).map(drop)
@@ -185,10 +182,8 @@ impl Sockets {
     ) -> rustix::io::Result<i64> {
         let (level, name) = (level as i32, name as i32);
         let value = payload(memory, len, OPTION_MAX)?;
+        let privileges = self.privileges;
         let fd = self.get(handle).ok_or(Errno::BADF)?.fd()?;
-        if !options::may_set(level, name) {
-            return Err(Errno::NOPROTOOPT);
-        }
-        sys::set_option(fd, level, name, &value).map(|()| 0)
+        options::set(fd, level, name, &value, privileges).map(|()| 0)
     }
 }

@@ -10,6 +10,7 @@ mod interfaces;
 mod linger;
 mod options;
 mod pieces;
+mod privileges;
 mod queue;
 mod socket;
 mod sys;
@@ -32,6 +33,8 @@ use crate::events::EventRing;
 use crate::memory::Memory;
 use answer::Answer;
 use pieces::{Outgoing, Piece};
+pub use privileges::NetPrivileges;
+use privileges::Owner;
 use queue::SubmissionRing;
 use socket::{Ahead, Phase, Socket};
 
@@ -75,6 +78,8 @@ impl Announce for EventRing {
 #[derive(Debug)]
 pub(crate) struct Sockets {
     epoll: OwnedFd,
+    privileges: NetPrivileges,
+    owner: Owner,
     submissions: SubmissionRing,
     table: Vec<Option<Box<Socket>>>,
     /// Sockets with new data to send.
@@ -84,16 +89,21 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// No sockets; `epoll` watches them.
-    pub(crate) fn new(epoll: OwnedFd) -> Self {
+    /// No sockets; `epoll` watches them. The calling thread is the one that makes them.
+    ///
+    /// # Errors
+    /// EPERM: it cannot make sockets for the owner that `privileges` names.
+    pub(crate) fn new(epoll: OwnedFd, privileges: NetPrivileges) -> rustix::io::Result<Self> {
         linger::raise_descriptor_limit();
-        Self {
+        Ok(Self {
             epoll,
+            privileges,
+            owner: Owner::settle(privileges.owner)?,
             submissions: SubmissionRing::default(),
             table: Vec::new(),
             dirty: VecDeque::new(),
             answered: false,
-        }
+        })
     }
 
     /// Whether the guest has submitted something.
@@ -234,10 +244,10 @@ impl Sockets {
                     .filter(|_| c <= 8)
                     .ok_or_else(|| bad("a value that is too long"))?;
                 let (level, name) = (a as u32 as i32, (a >> 32) as i32);
-                if let Ok(fd) = socket.fd()
-                    && options::may_set(level, name)
-                {
-                    let _ = sys::set_option(fd, level, name, value);
+                let value = value.to_owned();
+                let privileges = self.privileges;
+                if let Some(Ok(fd)) = self.get(handle).map(|socket| socket.fd()) {
+                    let _ = options::set(fd, level, name, &value, privileges);
                 }
             }
             Command::Listen => {
@@ -261,18 +271,19 @@ impl Sockets {
     }
 
     fn open(&mut self, handle: u32, [family, kind, protocol]: [u64; 3], ring: &mut EventRing) {
+        let socket = |family, kind| self.owner.make(|| sys::socket(family, kind, 0));
         let wanted = (i32::try_from(family), i32::try_from(kind), i32::try_from(protocol));
         let (fd, datagram) = match wanted {
             (
                 Ok(family @ (libc::AF_INET | libc::AF_INET6)),
                 Ok(libc::SOCK_STREAM),
                 Ok(0 | libc::IPPROTO_TCP),
-            ) => (sys::socket(family, libc::SOCK_STREAM, 0), false),
+            ) => (socket(family, libc::SOCK_STREAM), false),
             (
                 Ok(family @ (libc::AF_INET | libc::AF_INET6)),
                 Ok(libc::SOCK_DGRAM),
                 Ok(0 | libc::IPPROTO_UDP),
-            ) => (sys::socket(family, libc::SOCK_DGRAM, 0), true),
+            ) => (socket(family, libc::SOCK_DGRAM), true),
             _ => (Err(Errno::PROTONOSUPPORT), false),
         };
         if let Err(errno) = &fd {
@@ -331,11 +342,12 @@ impl Sockets {
             if !socket.readable {
                 return;
             }
-            let (Some(&Ahead { piece, handle: connection }), Ok(fd)) = (socket.accepts.front(), &socket.fd)
-            else {
-                return;
-            };
-            match sys::accept(fd) {
+            let Some(&Ahead { piece, handle: connection }) = socket.accepts.front() else { return };
+            let Some(Some(socket)) = self.table.get(handle as usize) else { return };
+            let Ok(fd) = &socket.fd else { return };
+            let accepted = self.owner.make(|| sys::accept(fd));
+            let Some(socket) = self.get(handle) else { return };
+            match accepted {
                 Ok((fd, peer)) => {
                     socket.accepts.pop_front();
                     // A handle that is in use is the guest's own mistake: the connection is lost to it.

@@ -1,5 +1,7 @@
 //! The sockets of a guest that is played here: submissions are written into the ring by hand, events are taken off the queue.
 
+mod privileges;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -30,9 +32,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(NetPrivileges::default())
+    }
+
+    fn with(privileges: NetPrivileges) -> Self {
         let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("eventfd");
         let handles = Handles::new(wake).expect("epoll");
-        let sockets = Sockets::new(handles.epoll().expect("dup"));
+        let sockets = Sockets::new(handles.epoll().expect("dup"), privileges).expect("an owner");
         let memory = Memory::new(LARGE_PAGE_SIZE, vec![]).expect("memory");
         Self { sockets, handles, ring: EventRing::default(), memory, head: 0, tail: 0 }
     }

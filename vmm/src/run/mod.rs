@@ -30,7 +30,7 @@ use crate::handles::Handles;
 use crate::kernel::KernelImage;
 use crate::kernel::symbols::Symbols;
 use crate::memory::Gpa;
-use crate::net::{EPOLL_BASE, NetError, Sockets};
+use crate::net::{EPOLL_BASE, NetError, NetPrivileges, Sockets};
 use crate::report::{Recorder, Report, Scene};
 use crate::shared::{Request, Shared};
 use crate::shell::{DrivenMachine, Machine};
@@ -174,6 +174,7 @@ pub(crate) struct Parts {
     pub(crate) stdin: u32,
     pub(crate) clock: GuestClock,
     pub(crate) kernel: KernelImage,
+    pub(crate) privileges: NetPrivileges,
     pub(crate) reserved_bytes: u64,
     pub(crate) events: EventSink,
     pub(crate) snapshots: Snapshots,
@@ -182,10 +183,20 @@ pub(crate) struct Parts {
 impl Runner {
     /// A runner on the calling thread, which is the one that will run it.
     pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
-        let Parts { machine, shared, handles, stdin, clock, kernel, reserved_bytes, events, snapshots } =
-            parts;
+        let Parts {
+            machine,
+            shared,
+            handles,
+            stdin,
+            clock,
+            kernel,
+            privileges,
+            reserved_bytes,
+            events,
+            snapshots,
+        } = parts;
         let ticker = Ticker::new(thread::Timer::new()?);
-        let sockets = Sockets::new(handles.epoll()?);
+        let sockets = Sockets::new(handles.epoll()?, privileges)?;
         Ok(Self {
             recorder: Recorder::new(shared.name.clone()),
             machine: machine.drive(),

@@ -246,6 +246,7 @@ pub(crate) fn config() -> GuestConfig {
         process,
         stdio: Stdio::default(),
         name,
+        privileges: seuss_vmm::NetPrivileges::default(),
         snapshots: None,
     }
 }
