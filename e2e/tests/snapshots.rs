@@ -254,12 +254,22 @@ fn seussctl_snapshot(node: &Containerd, verb: &str, words: &[&str]) -> Result<St
     Ok(String::from_utf8(command::output(command.args(words))?)?)
 }
 
+/// A key pair of whoever moves snapshots, in files: the secret one's and the public one's path.
+fn keys(dir: &Path) -> Result<(String, String)> {
+    let pair = minisign::KeyPair::generate_unencrypted_keypair()?;
+    let path = |name: &str| dir.join(name).display().to_string();
+    fs::write(path("secret"), pair.sk.to_box(None)?.into_string())?;
+    fs::write(path("author.pub"), pair.pk.to_box()?.into_string())?;
+    Ok((path("secret"), path("author.pub")))
+}
+
 /// What was ready on one node is restored on another one, which has never started it: the layers that both pull give the same images.
 fn a_snapshot_moves(version: Version) -> Result<(), Failure> {
     let spec = |image: &str| ContainerSpec::new("main", image).command(&["python3", "-c", IDENTITY]);
     let dir = tempfile::tempdir().map_err(anyhow::Error::from)?;
     let archive = dir.path().join("moved.tar");
     let archive = archive.to_str().context("a path in UTF-8")?;
+    let (secret, public) = keys(dir.path())?;
     let Some(node) = pod::node(version, &["python"])? else { return Ok(()) };
     let capture = || {
         let first = Pod::start(&node, sandbox(&node, "first"), &spec(&node.import("python")?))?;
@@ -268,7 +278,7 @@ fn a_snapshot_moves(version: Version) -> Result<(), Failure> {
         list.args(["store", "ls", "--store"]).arg(node.snapshotter().store_socket());
         let list = String::from_utf8(command::output(&mut list)?)?;
         let id = list.lines().nth(1).and_then(|line| line.split(' ').next()).context(list.clone())?;
-        let exported = seussctl_snapshot(&node, "export", &[id, archive])?;
+        let exported = seussctl_snapshot(&node, "export", &["--sign", &secret, id, archive])?;
         ensure!(exported.trim() == id, "{exported}");
         let started = identity(&first)?["started"].clone();
         first.remove()?;
@@ -278,7 +288,9 @@ fn a_snapshot_moves(version: Version) -> Result<(), Failure> {
     drop(node);
     let Some(node) = pod::node(version, &["python"])? else { return Ok(()) };
     let restore = || {
-        let imported = seussctl_snapshot(&node, "import", &[archive])?;
+        let refused = seussctl_snapshot(&node, "import", &["--trusted-keys", "/nonexistent", archive]);
+        ensure!(refused.is_err_and(|error| format!("{error:#}").contains("no key is trusted")), "unasked");
+        let imported = seussctl_snapshot(&node, "import", &["--key", &public, archive])?;
         ensure!(imported == exported, "{imported} instead of {exported}");
         let pod = Pod::start(&node, sandbox(&node, "second"), &spec(&node.import("python")?))?;
         let who = identity(&pod)?;

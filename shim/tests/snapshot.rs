@@ -198,10 +198,20 @@ fn an_exported_snapshot_is_cloned_from_another_store() {
     let ids = place.ids();
     let last = ids.last().unwrap()["id"].as_str().unwrap();
     // By name, and by the beginning of its id: once.
-    let exported = place.ok(&["snapshot", "export", "state", &last[..8], "moved.tar"]);
-    let imported = place.ok(&["snapshot", "import", "--store", "other", "moved.tar"]);
+    let pair = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+    let file = |name: &str, text: String| fs::write(place.dir.path().join(name), text).unwrap();
+    file("secret", pair.sk.to_box(None).unwrap().into_string());
+    fs::create_dir(place.dir.path().join("keys")).unwrap();
+    file("keys/author.pub", pair.pk.to_box().unwrap().into_string());
+    let exported = place.ok(&["snapshot", "export", "--sign", "secret", "state", &last[..8], "moved.tar"]);
+    let refused =
+        place.seussctl(&["snapshot", "import", "--store", "other", "--trusted-keys", "none", "moved.tar"]);
+    assert_eq!(refused.code, Some(125));
+    assert!(refused.stderr.contains("no key is trusted"), "{}", refused.stderr);
+    let trusting = ["snapshot", "import", "--store", "other", "--trusted-keys", "keys"];
+    let imported = place.ok(&[&trusting[..], &["moved.tar"]].concat());
     assert!(exported.lines().any(|id| id == last) && exported == imported, "{exported}{imported}");
-    let report = place.ok(&["snapshot", "import", "--store", "other", "--json", "moved.tar"]);
+    let report = place.ok(&[&trusting[..], &["--json", "moved.tar"]].concat());
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["added"].as_array().map(Vec::len), Some(0), "{report}");
     let (here, there) =
@@ -210,14 +220,25 @@ fn an_exported_snapshot_is_cloned_from_another_store() {
     assert_eq!((word(&here, 0), word(&here, 1)), (word(&there, 0), word(&there, 1)), "{here}{there}");
     // Without the image of the root file system nothing can be cloned: who imports must have it.
     place.ok(&["snapshot", "export", "--without-images", last, "bare.tar"]);
-    place.ok(&["snapshot", "import", "--store", "bare", "bare.tar"]);
+    let refused = place.seussctl(&["snapshot", "import", "--store", "bare", "bare.tar"]);
+    assert_eq!(refused.code, Some(125), "unsigned");
+    assert!(refused.stderr.contains("--allow-unsigned"), "{}", refused.stderr);
+    place.ok(&["snapshot", "import", "--store", "bare", "--allow-unsigned", "bare.tar"]);
     let refused = place.seussctl(&["run", "--store", "bare", "--from", last]);
     assert_eq!(refused.code, Some(125), "{}", refused.stderr);
     let mut archive = fs::read(place.dir.path().join("moved.tar")).unwrap();
     let middle = archive.len() / 2;
     archive[middle] ^= 1;
     fs::write(place.dir.path().join("damaged.tar"), archive).unwrap();
-    let refused = place.seussctl(&["snapshot", "import", "--store", "third", "damaged.tar"]);
+    let refused = place.seussctl(&[
+        "snapshot",
+        "import",
+        "--store",
+        "third",
+        "--key",
+        "keys/author.pub",
+        "damaged.tar",
+    ]);
     assert_eq!(refused.code, Some(125));
     assert!(refused.stderr.contains("digest"), "{}", refused.stderr);
     let refused = place.seussctl(&["snapshot", "export", "nobody", "x.tar"]);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use daemon_support::Daemon;
-use seuss_snapshotter::artifact::{Archive, ArtifactError, export};
+use seuss_snapshotter::artifact::{Archive, ArtifactError, Trust, export};
 use seuss_snapshotter::memory::Client;
 use seuss_snapshotter::snapshot::{
     CpuSet, Facts, KeepWorkingSet, Level, PAGE, Snapshot, SnapshotId, Store, WorkPage,
@@ -48,7 +48,7 @@ fn archive(dir: &tempfile::TempDir) -> (Vec<SnapshotId>, PathBuf) {
     lineage[1].set_working_set(&[WorkPage { pfn: 3, table: 9, index: 7 }]).unwrap();
     let path = dir.path().join("archive.tar");
     let mut file = std::fs::File::create_new(&path).unwrap();
-    export(&mut file, &lineage, &mut |_| None).unwrap();
+    export(&mut file, &lineage, &mut |_| None, None).unwrap();
     (lineage.iter().map(Snapshot::id).collect(), path)
 }
 
@@ -65,20 +65,20 @@ async fn a_lineage_moves_from_node_to_node() {
     let (ids, path) = archive(&dir);
     let daemon = Daemon::start(&[]).await;
     let client = Client::connect(&daemon.store_socket(), "shop").unwrap();
-    let imported = Archive::open(&path).unwrap().into_daemon(&client).unwrap();
+    let imported = Archive::open(&path, &Trust::Anybody).unwrap().into_daemon(&client).unwrap();
     assert_eq!((&imported.added, imported.known.len()), (&ids, 0));
     let entries = client.list().unwrap();
     assert_eq!(entries.iter().map(|entry| &*entry.tenant).collect::<Vec<_>>(), ["shop", "shop"]);
     for entry in &entries {
         client.verify(&entry.id).unwrap();
     }
-    let again = Archive::open(&path).unwrap().into_daemon(&client).unwrap();
+    let again = Archive::open(&path, &Trust::Anybody).unwrap().into_daemon(&client).unwrap();
     assert_eq!((again.added.len(), &again.known), (0, &ids));
     // Out of the daemon comes what went in, working set and all.
     let keeper: Arc<dyn KeepWorkingSet> = Arc::new(Nobody);
     let lineage = client.lineage(&ids[1].to_string(), &keeper).unwrap();
     let mut bytes = Vec::new();
-    export(&mut bytes, &lineage, &mut |_| None).unwrap();
+    export(&mut bytes, &lineage, &mut |_| None, None).unwrap();
     assert!(bytes == std::fs::read(&path).unwrap(), "the archive of the daemon's snapshots is another one");
 }
 
@@ -89,7 +89,7 @@ async fn a_refusal_ends_an_import() {
     // The second does not fit.
     let daemon = Daemon::start(&["--memory-budget", "3MiB"]).await;
     let client = Client::connect(&daemon.store_socket(), "").unwrap();
-    let error = Archive::open(&path).unwrap().into_daemon(&client).unwrap_err();
+    let error = Archive::open(&path, &Trust::Anybody).unwrap().into_daemon(&client).unwrap_err();
     assert!(matches!(&error, ArtifactError::Refused { id, .. } if *id == ids[1]), "{error}");
     assert!(error.to_string().contains("full"), "{error}");
     assert_eq!(client.list().unwrap().len(), 1);
@@ -99,7 +99,7 @@ async fn a_refusal_ends_an_import() {
     bytes[at + 5000] = 7;
     std::fs::write(&path, bytes).unwrap();
     client.remove(&ids[0].to_string(), false).unwrap();
-    let error = Archive::open(&path).unwrap().into_daemon(&client).unwrap_err();
+    let error = Archive::open(&path, &Trust::Anybody).unwrap().into_daemon(&client).unwrap_err();
     assert!(error.to_string().contains("digest"), "{error}");
     assert_eq!(client.list().unwrap().len(), 0);
 }

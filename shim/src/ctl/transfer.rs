@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
-use seuss_snapshotter::artifact::{Archive, ArtifactError, Imported, export};
+use seuss_snapshotter::artifact::{
+    Archive, ArtifactError, Imported, SigningKey, TRUSTED_KEYS_DIR, Trust, TrustedKeys, export,
+};
 use seuss_snapshotter::memory::Client;
 use seuss_snapshotter::snapshot::{
     ImageRef, KeepWorkingSet, Snapshot, SnapshotError, SnapshotId, Store, WorkPage,
@@ -43,6 +45,10 @@ pub struct ExportArgs {
     #[arg(long)]
     pub without_images: bool,
 
+    /// Sign the archive with this secret key of minisign (`minisign -G`). A password is taken from $SEUSS_KEY_PASSWORD, or asked for
+    #[arg(long, value_name = "KEYFILE")]
+    pub sign: Option<PathBuf>,
+
     /// Names, ids, or beginnings of ids; what they build on goes with them
     #[arg(required = true, value_name = "SNAPSHOT")]
     pub snapshots: Vec<String>,
@@ -54,10 +60,27 @@ pub struct ExportArgs {
 
 /// `seussctl snapshot import`.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Whoever starts a clone of a snapshot runs the code of the snapshot's author. So an archive must be signed by a key that is trusted\n\
+        here: those in --trusted-keys (files NAME.pub, as `minisign -G` writes them), or those that --key names, and no others then.\n\
+        The signature covers every byte that is taken in. By hand: minisign -Vm seuss-snapshots.txt -p KEY.pub, in the unpacked archive."
+)]
 pub struct ImportArgs {
     /// Where
     #[command(flatten)]
     pub place: Place,
+
+    /// Trust this public key of minisign instead of those in --trusted-keys; may be repeated
+    #[arg(long, value_name = "KEY.pub")]
+    pub key: Vec<PathBuf>,
+
+    /// Directory of the public keys that are trusted
+    #[arg(long, value_name = "DIR", env = "SEUSS_TRUSTED_KEYS", default_value = TRUSTED_KEYS_DIR)]
+    pub trusted_keys: PathBuf,
+
+    /// Take in what nobody has signed, or somebody whom nobody here knows: the archive's author can then do whatever a program of yours could do in a guest
+    #[arg(long, conflicts_with = "key")]
+    pub allow_unsigned: bool,
 
     /// The archive, or an OCI layout directory
     #[arg(value_name = "FILE.tar")]
@@ -134,6 +157,13 @@ pub fn run_export(args: &ExportArgs) -> Result<(), RunError> {
         Home::Local(store) if !args.without_images => store.image(image).ok(),
         Home::Local(_) | Home::Node(_) => None,
     };
+    let signing = match &args.sign {
+        Some(path) => {
+            let password = std::env::var("SEUSS_KEY_PASSWORD").ok();
+            Some(SigningKey::open(path, password).map_err(ArtifactError::from)?)
+        }
+        None => None,
+    };
     let failed = |operation| move |source| RunError::Host { operation, source };
     let dir = args.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new()
@@ -141,7 +171,7 @@ pub fn run_export(args: &ExportArgs) -> Result<(), RunError> {
         .tempfile_in(dir)
         .map_err(failed("make a file beside the archive"))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    let exported = export(&mut out, &lineages, &mut image)?;
+    let exported = export(&mut out, &lineages, &mut image, signing.as_ref())?;
     out.flush().map_err(failed("write the archive"))?;
     let file = out.into_inner().map_err(|error| failed("write the archive")(error.into_error()))?;
     file.as_file().sync_all().map_err(failed("write the archive"))?;
@@ -167,7 +197,14 @@ pub fn run_export(args: &ExportArgs) -> Result<(), RunError> {
 /// # Errors
 /// [`RunError`].
 pub fn run_import(args: &ImportArgs) -> Result<(), RunError> {
-    let archive = Archive::open(&args.file)?;
+    let trust = match (args.allow_unsigned, &args.key[..]) {
+        (true, _) => Trust::Anybody,
+        (false, []) => {
+            Trust::Signed(TrustedKeys::of_directory(&args.trusted_keys).map_err(ArtifactError::from)?)
+        }
+        (false, keys) => Trust::Signed(TrustedKeys::of_files(keys).map_err(ArtifactError::from)?),
+    };
+    let archive = Archive::open(&args.file, &trust)?;
     let Imported { added, known } = match home(&args.place)? {
         Home::Local(store) => archive.into_store(&store)?,
         Home::Node(client) => archive.into_daemon(&client)?,

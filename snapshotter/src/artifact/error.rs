@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::signature::KeyError;
 use crate::memory::ClientError;
 use crate::oci::OciError;
 use crate::snapshot::{SnapshotError, SnapshotId};
@@ -33,6 +34,36 @@ pub enum ArtifactError {
         /// What there is instead.
         what: String,
     },
+    /// Nobody vouches for it.
+    #[error(
+        "{} is not signed: whoever starts a clone of its snapshots runs its author's code. Have it signed (`seussctl snapshot export --sign KEYFILE`), or, if you \
+         know where it comes from, use --allow-unsigned", path.display()
+    )]
+    Unsigned {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Nobody is trusted.
+    #[error(
+        "{} is signed, but no key is trusted here: put its author's public key into {places} as NAME.pub, or name it with --key", path.display()
+    )]
+    NoKeys {
+        /// Which archive.
+        path: PathBuf,
+        /// Where keys were looked for.
+        places: String,
+    },
+    /// Whoever vouches for it is not trusted, or not for this.
+    #[error("{}: {what}; nothing of it was taken in", path.display())]
+    Untrusted {
+        /// Which archive.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A part of the archive is not what it must be.
     #[error("{}: {name}: {what}", path.display())]
     Damaged {

@@ -10,6 +10,7 @@ use super::documents::{
     LAYOUT_NAME, MANIFEST_TYPE, Part, blob_name,
 };
 use super::error::ArtifactError;
+use super::signature::{self, SigningKey};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::snapshot::{ImageRef, Snapshot, SnapshotId};
 use crate::tarstream::write::{END, header, padding};
@@ -42,14 +43,15 @@ struct Blob<'s> {
 }
 
 /// Writes an archive of `snapshots`, in which each one's ancestors are; one that is there twice is written once. `image` opens an image of a root file system, where
-/// the store has it.
+/// the store has it. With a key, the archive is signed.
 ///
 /// # Errors
-/// [`ArtifactError::Source`] when a file is not what its manifest says; [`ArtifactError::Write`]. What was written until then is of no use.
+/// [`ArtifactError::Key`]; [`ArtifactError::Source`] when a file is not what its manifest says; [`ArtifactError::Write`]. What was written until then is of no use.
 pub fn export(
     out: &mut dyn Write,
     snapshots: &[Snapshot],
     image: &mut dyn FnMut(&ImageRef) -> Option<File>,
+    signing: Option<&SigningKey>,
 ) -> Result<Exported, ArtifactError> {
     let unique: BTreeMap<SnapshotId, &Snapshot> =
         snapshots.iter().map(|snapshot| (snapshot.id(), snapshot)).collect();
@@ -62,8 +64,10 @@ pub fn export(
         media_type: INDEX_TYPE.to_owned(),
         manifests: Vec::with_capacity(unique.len()),
     };
+    let mut manifests = Vec::with_capacity(unique.len());
     for snapshot in unique {
-        let descriptor = blobs.snapshot(snapshot, image);
+        let (descriptor, digest) = blobs.snapshot(snapshot, image);
+        manifests.push((digest, descriptor.size));
         index.manifests.push(descriptor);
         exported.snapshots.push(snapshot.id());
     }
@@ -71,6 +75,11 @@ pub fn export(
     let mut tar = Tar { out, len_bytes: 0 };
     tar.member(LAYOUT_NAME, LAYOUT)?;
     tar.member(INDEX_NAME, &json(&index))?;
+    if let Some(key) = signing {
+        let list = signature::list(&manifests);
+        tar.member(signature::LIST_NAME, &list)?;
+        tar.member(signature::SIGNATURE_NAME, &key.sign(&list)?)?;
+    }
     for blob in &blobs.list {
         tar.blob(blob)?;
     }
@@ -99,12 +108,12 @@ impl<'s> Blobs<'s> {
         }
     }
 
-    /// Adds all blobs of a snapshot; the descriptor of its manifest.
+    /// Adds all blobs of a snapshot; the descriptor of its manifest, and its digest.
     fn snapshot(
         &mut self,
         snapshot: &'s Snapshot,
         image: &mut dyn FnMut(&ImageRef) -> Option<File>,
-    ) -> Descriptor {
+    ) -> (Descriptor, Digest) {
         let (id, manifest) = (snapshot.id(), snapshot.manifest());
         let mut layers = Vec::new();
         let mut part = |part: Part, digest: Digest, len_bytes: u64, source: Source<'s>| {
@@ -154,8 +163,15 @@ impl<'s> Blobs<'s> {
         descriptor.annotations = annotations;
         let digest = Digest::of(&bytes);
         let len_bytes = bytes.len() as u64;
-        self.add(Blob { digest, len_bytes, source: Source::Bytes(bytes), id, part: "OCI manifest" });
-        descriptor
+        let blob = Blob {
+            digest: digest.clone(),
+            len_bytes,
+            source: Source::Bytes(bytes),
+            id,
+            part: "OCI manifest",
+        };
+        self.add(blob);
+        (descriptor, digest)
     }
 }
 

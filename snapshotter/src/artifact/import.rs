@@ -11,6 +11,7 @@ use super::documents::{
     MANIFEST_TYPE, Part, blob_name,
 };
 use super::error::ArtifactError;
+use super::signature::{LIST_NAME, SIGNATURE_NAME, Trust, parse_list};
 use crate::digest::Digest;
 use crate::memory::Client;
 use crate::memory::ClientError;
@@ -58,16 +59,17 @@ pub struct Imported {
 }
 
 impl Archive {
-    /// Opens an archive (or a layout directory) and checks what it says of its snapshots.
+    /// Opens an archive (or a layout directory) of somebody whom `trust` trusts, and checks what it says of its snapshots.
     ///
     /// # Errors
-    /// [`ArtifactError::Archive`], [`ArtifactError::Foreign`], [`ArtifactError::Damaged`].
-    pub fn open(path: &Path) -> Result<Self, ArtifactError> {
+    /// [`ArtifactError::Unsigned`], [`ArtifactError::NoKeys`], [`ArtifactError::Untrusted`]; [`ArtifactError::Archive`], [`ArtifactError::Foreign`], [`ArtifactError::Damaged`].
+    pub fn open(path: &Path, trust: &Trust) -> Result<Self, ArtifactError> {
         let members = Members::open_path(path)?;
         let foreign = |what: String| ArtifactError::Foreign { path: path.to_owned(), what };
         if members.find(LAYOUT_NAME)?.is_none() {
             return Err(foreign("it is not an OCI image layout (no oci-layout)".to_owned()));
         }
+        let signed = signed_list(&members, path, trust)?;
         let index = members.document(INDEX_NAME)?;
         let index: Index = serde_json::from_slice(&index)
             .map_err(|source| crate::oci::OciError::Json { name: INDEX_NAME.to_owned(), source })?;
@@ -84,6 +86,11 @@ impl Archive {
         let mut archive = Self { members, snapshots: Vec::new() };
         let (mut ids, mut bytes) = (BTreeSet::new(), 0);
         for descriptor in &index.manifests {
+            let blob = archive.blob(descriptor)?;
+            if signed.as_ref().is_some_and(|list| !list.contains(&(blob.digest.clone(), blob.len_bytes))) {
+                let what = format!("manifest {} is not among those that were signed", blob.digest);
+                return Err(ArtifactError::Untrusted { path: path.to_owned(), what });
+            }
             let snapshot = archive.snapshot(descriptor, &mut bytes)?;
             if ids.insert(snapshot.id) {
                 archive.snapshots.push(snapshot);
@@ -288,6 +295,30 @@ impl Archive {
         }
         Ok(imported)
     }
+}
+
+/// The manifests that a trusted key has signed; `None` if anybody's are taken.
+fn signed_list(
+    members: &Members,
+    path: &Path,
+    trust: &Trust,
+) -> Result<Option<BTreeSet<(Digest, u64)>>, ArtifactError> {
+    let Trust::Signed(keys) = trust else { return Ok(None) };
+    let path = path.to_owned();
+    if members.find(LIST_NAME)?.is_none() || members.find(SIGNATURE_NAME)?.is_none() {
+        return Err(ArtifactError::Unsigned { path });
+    }
+    if keys.is_empty() {
+        return Err(ArtifactError::NoKeys { path, places: keys.places() });
+    }
+    let (list, signature) = (members.document(LIST_NAME)?, members.document(SIGNATURE_NAME)?);
+    let key = match keys.verify(&list, &signature) {
+        Ok(key) => key,
+        Err(what) => return Err(ArtifactError::Untrusted { path, what }),
+    };
+    tracing::info!(archive = %path.display(), key = %key.display(), "the archive's signature is good");
+    let what = format!("{LIST_NAME} is signed, but no list of snapshots that is known here");
+    parse_list(&list).map(Some).ok_or(ArtifactError::Untrusted { path, what })
 }
 
 fn is(blob: &Blob, section: SectionRef) -> bool {

@@ -1,3 +1,5 @@
+mod signed;
+
 use std::fs::{self, File};
 use std::io::{Cursor, Read as _};
 use std::path::PathBuf;
@@ -76,14 +78,14 @@ impl Shop {
         let lineages = names.iter().flat_map(|name| self.store.lineage(self.named(name).id()).unwrap());
         let mut archive = Vec::new();
         let mut image = |image: &ImageRef| self.store.image(image).ok();
-        let exported = export(&mut archive, &lineages.collect::<Vec<_>>(), &mut image).unwrap();
+        let exported = export(&mut archive, &lineages.collect::<Vec<_>>(), &mut image, None).unwrap();
         assert_eq!(exported.len_bytes, archive.len() as u64);
         (archive, exported)
     }
 
     fn import(&self, archive: &[u8]) -> Result<Imported, ArtifactError> {
         let path = self.file(archive);
-        Archive::open(&path)?.into_store(&self.store)
+        Archive::open(&path, &Trust::Anybody)?.into_store(&self.store)
     }
 
     fn file(&self, archive: &[u8]) -> PathBuf {
@@ -282,7 +284,7 @@ fn an_export_notices_damage() {
     let mut bytes = fs::read(&pages).unwrap();
     bytes[5000] ^= 1;
     fs::write(&pages, bytes).unwrap();
-    let error = export(&mut Cursor::new(Vec::new()), &lineage, &mut |_| None::<File>).unwrap_err();
+    let error = export(&mut Cursor::new(Vec::new()), &lineage, &mut |_| None::<File>, None).unwrap_err();
     assert!(matches!(&error, ArtifactError::Source { part: "pages", .. }), "{error}");
 }
 
