@@ -5,6 +5,7 @@
 
 pub mod clones;
 pub mod convert;
+pub mod network;
 pub mod run;
 pub mod snapshot;
 pub mod store;
@@ -75,7 +76,8 @@ pub struct ConvertArgs {
 /// `seussctl run`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The program may write everywhere; what it wrote is gone when it ends. Standard input, output and error are those\n\
+    after_help = "The program may write everywhere; what it wrote is gone when it ends. It can reach this machine's network as any program of yours\n\
+        can, unless --network none. Standard input, output and error are those\n\
         of this process; if input and output are a terminal, so are the program's. SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1,\n\
         SIGUSR2 and SIGWINCH are passed on; the third SIGINT or SIGTERM within two seconds ends the guest by force.\n\n\
         EXIT STATUS\n  \
@@ -116,6 +118,11 @@ pub struct RunArgs {
     /// Memory of the guest, for example 256M or 1G; taken from the host as it is used
     #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = crate::size::parse_bytes)]
     pub memory: u64,
+
+    /// Network of the guest. Its sockets are served by this process: with `pod`, they are in the network namespace in which seussctl was called (a pod's, or the
+    /// host's) and reach whatever it reaches, services on 127.0.0.1 too
+    #[arg(long, value_name = "NETWORK", value_enum, default_value_t)]
+    pub network: network::NetworkChoice,
 
     /// Set an environment variable, or, without `=VALUE`, take it from here; may be repeated
     #[arg(short, long = "env", value_name = "KEY[=VALUE]")]

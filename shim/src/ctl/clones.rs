@@ -12,6 +12,7 @@ use serde_json::json;
 use seuss_snapshotter::snapshot::Store;
 use tokio::sync::mpsc;
 
+use super::network::NetworkChoice;
 use super::run::{RunError, clone_process, event_loop, open_origin, own_stdio};
 use super::timings::us;
 use crate::guest::{
@@ -50,6 +51,10 @@ pub struct CloneArgs {
     /// Ask each clone for a page (one GET on this machine), print the answer's body, and end the clone; for servers, one at a time
     #[arg(long, value_name = "PORT/PATH", conflicts_with_all = ["until_output", "at_once"])]
     pub get: Option<Target>,
+
+    /// Network of the clones; with `none`, each has one of its own
+    #[arg(long, value_name = "NETWORK", value_enum, default_value_t)]
+    pub network: NetworkChoice,
 
     /// Root file system of another application over the runtime of a base snapshot
     #[arg(long, value_name = "PATH")]
@@ -171,19 +176,22 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                 process: clone_process(&format!("clone-{number}")),
                 stdio,
                 name: format!("clone-{number}"),
+                privileges: NetPrivileges::of_this_process(),
                 snapshots: None,
                 pool: pool.clone(),
             };
-            let guest = Guest::restore(config, move |event| {
-                if let GuestEvent::Ended(result) = event {
-                privileges: NetPrivileges::of_this_process(),
-                    // The receiver lives until all have ended.
-                    let _ = sender.send(News::Ended(number, result, Instant::now()));
+            let guest = args.network.run(|| {
+                let guest = Guest::restore(config, move |event| {
+                    if let GuestEvent::Ended(result) = event {
+                        // The receiver lives until all have ended.
+                        let _ = sender.send(News::Ended(number, result, Instant::now()));
+                    }
+                })?;
+                if let Some(target) = &args.get {
+                    ask(number, target, asking)?;
                 }
+                Ok(guest)
             })?;
-            if let Some(target) = &args.get {
-                ask(number, target, asking)?;
-            }
             guests.push(Some((guest, began, None)));
             running += 1;
         }

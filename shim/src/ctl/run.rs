@@ -16,6 +16,7 @@ use seuss_snapshotter::snapshot::{ImageRef, SnapshotError, Store};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::network::NetworkChoice;
 use super::timings::{Timings, us};
 use super::{EXIT_FAILURE, RunArgs};
 use crate::guest::{
@@ -23,6 +24,7 @@ use crate::guest::{
     OriginError, RequestError, SnapshotSink, StartError, Stdio, WaitStatus,
 };
 use crate::image::{ImageError, RootImage};
+use crate::netns::NetnsError;
 use crate::program::{self, DEFAULT_PATH, ProgramError};
 use crate::rootview::ViewError;
 use crate::terminal::{RawMode, window_size};
@@ -56,6 +58,9 @@ pub enum RunError {
     /// The program.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// The guest's network.
+    #[error("{0} (--network none needs root)")]
+    Network(#[source] NetnsError),
     /// The guest did not start.
     #[error("cannot start the guest: {0}")]
     Start(#[from] StartError),
@@ -139,7 +144,7 @@ pub fn run(args: &RunArgs) -> Result<u8, RunError> {
         None => Beginning::Boot(Box::new(boot_config(args, terminal, &mut timings)?)),
     };
     let runtime = event_loop()?;
-    let status = runtime.block_on(drive(beginning, terminal, &mut timings));
+    let status = runtime.block_on(drive(beginning, args.network, terminal, &mut timings));
     timings.total_us = us(began.elapsed());
     let code = status.as_ref().map_or_else(RunError::exit_code, |status| status.shell_code() as u8);
     timings.exit_code = code;
@@ -182,12 +187,12 @@ pub(super) fn boot_config(
         process,
         stdio: own_stdio()?,
         name: format!("seuss-{}", std::process::id()),
+        privileges: NetPrivileges::of_this_process(),
         snapshots,
     })
 }
 
 /// Where the snapshots of a guest over `images` go.
-        privileges: NetPrivileges::of_this_process(),
 fn sink(
     dir: &Path,
     images: &[ImageBlob],
@@ -264,12 +269,12 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
         origin,
         stdio: own_stdio()?,
         name: format!("seuss-{}", std::process::id()),
+        privileges: NetPrivileges::of_this_process(),
         snapshots: Some(snapshots),
         pool: None,
     })
 }
 
-        privileges: NetPrivileges::of_this_process(),
 /// What a clone is told.
 pub(super) fn clone_process(hostname: &str) -> ProcessSpec {
     ProcessSpec {
@@ -323,15 +328,19 @@ fn describe(args: &RunArgs, image: &RootImage, terminal: bool) -> Result<Process
         window,
         hostname: args.hostname.clone().into_bytes(),
         read_only_root: args.read_only,
-        files: name_resolution(image)?,
+        files: name_resolution(image, args.network)?,
         ..ProcessSpec::default()
     })
 }
 
-/// Where names are resolved, if the image does not say: as the caller resolves them, whose network the guest has.
-fn name_resolution(image: &RootImage) -> Result<Vec<InjectedFile>, RunError> {
+/// Where names are resolved, if the image does not say: as the caller resolves them, if the guest has his network.
+fn name_resolution(image: &RootImage, network: NetworkChoice) -> Result<Vec<InjectedFile>, RunError> {
     let mut files = Vec::new();
-    for path in ["/etc/resolv.conf", "/etc/hosts"] {
+    let paths: &[&str] = match network {
+        NetworkChoice::Pod => &["/etc/resolv.conf", "/etc/hosts"],
+        NetworkChoice::None => &["/etc/hosts"],
+    };
+    for &path in paths {
         if image.view.lookup(path.as_bytes())?.is_none()
             && let Ok(content) = std::fs::read(path)
         {
@@ -385,7 +394,12 @@ pub(super) fn own_stdio() -> Result<Stdio, RunError> {
 }
 
 /// Starts the guest and passes on signals until it has ended.
-async fn drive(beginning: Beginning, terminal: bool, timings: &mut Timings) -> Result<WaitStatus, RunError> {
+async fn drive(
+    beginning: Beginning,
+    network: NetworkChoice,
+    terminal: bool,
+    timings: &mut Timings,
+) -> Result<WaitStatus, RunError> {
     let mut signals =
         Signals::new().map_err(|source| RunError::Host { operation: "listen for signals", source })?;
     let (sender, mut ended) = mpsc::unbounded_channel();
@@ -397,10 +411,12 @@ async fn drive(beginning: Beginning, terminal: bool, timings: &mut Timings) -> R
         GuestEvent::Captured(Err(reason)) => tracing::warn!(reason, "no snapshot"),
         _ => {}
     };
-    let guest = match beginning {
-        Beginning::Boot(config) => Guest::start(*config, events)?,
-        Beginning::Clone(config) => Guest::restore(*config, events)?,
-    };
+    let guest = network.run(|| {
+        Ok(match beginning {
+            Beginning::Boot(config) => Guest::start(*config, events)?,
+            Beginning::Clone(config) => Guest::restore(*config, events)?,
+        })
+    })?;
     let running = Instant::now();
     tracing::info!(elapsed_us = us(running - started), tid = guest.tid(), "guest started");
     let raw = if terminal {

@@ -149,7 +149,7 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
     let store = Arc::clone(&sink.store);
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let (is_ready, mut ready) = mpsc::unbounded_channel();
-    let guest = Guest::start(config, move |event| match event {
+    let events = move |event| match event {
         // The receivers live until the guest has ended.
         GuestEvent::Ready => drop(is_ready.send(())),
         GuestEvent::Captured(outcome) => drop(sender.send(outcome)),
@@ -159,7 +159,8 @@ fn create(args: &CreateArgs) -> Result<(), RunError> {
             drop(sender.send(Err(format!("the program has ended ({how})"))));
         }
         _ => {}
-    })?;
+    };
+    let guest = args.run.network.run(|| Ok(Guest::start(config, events)?))?;
     let level = match args.level {
         LevelName::Base => Level::Base,
         LevelName::Function => Level::Function,
