@@ -46,6 +46,20 @@ impl Sandbox {
         self
     }
 
+    /// Sets a kernel parameter.
+    pub fn sysctl(mut self, key: &str, value: &str) -> Self {
+        self.config.linux.get_or_insert_default().sysctls.insert(key.into(), value.into());
+        self
+    }
+
+    /// Uses the node's network (`hostNetwork: true`).
+    pub fn host_network(mut self) -> Self {
+        let context = &mut self.config.linux.get_or_insert_default().security_context;
+        let options = &mut context.get_or_insert_default().namespace_options;
+        options.get_or_insert_default().network = proto::NamespaceMode::Node.into();
+        self
+    }
+
     /// The directory of its containers' logs.
     pub fn log_dir(&self) -> Option<PathBuf> {
         let dir = &self.config.log_directory;
@@ -85,6 +99,8 @@ pub struct ContainerSpec {
     pub stdin: bool,
     /// Allocate a terminal.
     pub tty: bool,
+    /// User, capabilities, namespaces.
+    pub security: proto::LinuxContainerSecurityContext,
 }
 
 impl ContainerSpec {
@@ -114,6 +130,18 @@ impl ContainerSpec {
     /// Mounts a host directory or file.
     pub fn mount(mut self, host: &Path, container: &str, readonly: bool) -> Self {
         self.mounts.push((host.into(), container.into(), readonly));
+        self
+    }
+
+    /// Runs as this user, not as the image's.
+    pub fn user(mut self, uid: i64) -> Self {
+        self.security.run_as_user = Some(proto::Int64Value { value: uid });
+        self
+    }
+
+    /// Takes a capability away (`NET_BIND_SERVICE`).
+    pub fn without_capability(mut self, name: &str) -> Self {
+        self.security.capabilities.get_or_insert_default().drop_capabilities.push(name.into());
         self
     }
 
@@ -155,7 +183,7 @@ impl ContainerSpec {
             tty: self.tty,
             linux: Some(proto::LinuxContainerConfig {
                 resources: Some(resources),
-                security_context: Some(Default::default()),
+                security_context: Some(self.security.clone()),
             }),
             ..Default::default()
         }

@@ -1,3 +1,4 @@
-//! Attacks and accidents that must not succeed: what crosses tenants, what a capture takes from the middle of something, what a guest costs the node.
+//! Attacks and accidents that must not succeed: what crosses tenants or siblings, what a capture takes from the middle of something, what a guest costs the node, what reaches the host.
 
+mod host;
 mod readiness;
