@@ -190,7 +190,7 @@ fn mend_archive(bytes: &mut [u8]) {
 fn snapshot_archive() {
     let dir = tempfile::tempdir().unwrap();
     let mut archive = Vec::new();
-    export(&mut archive, &snapshots(dir.path()), &mut |_| None).unwrap();
+    export(&mut archive, &snapshots(dir.path()), &mut |_| None, None).unwrap();
     // Layout and index are in front, and nothing digests them.
     let hot = vec![0..512, 1024..3072, 0..archive.len()];
     run("archive", &[(archive, hot)], mend_archive, fuzz::artifact);
