@@ -150,6 +150,7 @@ fn snapshots(dir: &Path) -> [Snapshot; 2] {
         private_bytes: 16 << 20,
         reserved_bytes: 4096,
         pml4_gpa: 0x1_0000_0000,
+        created_ns: std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
         monotonic_ns: 5,
         boottime_offset_ns: -3,
         generation: 1,

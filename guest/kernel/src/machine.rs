@@ -63,6 +63,13 @@ pub trait Machine {
         self.clock().monotonic_ns(self.tsc())
     }
 
+    /// CLOCK_BOOTTIME in nanoseconds: the host's in a guest that booted; it goes on in a clone, and counts the time between capture and restore. /proc/uptime,
+    /// sysinfo(2) and the start times of processes are told in it, as on Linux (fs/proc/uptime.c, fs/proc/array.c).
+    fn boottime_ns(&self) -> u64 {
+        let clock = self.clock();
+        clock.monotonic_ns(self.tsc()).wrapping_add_signed(clock.boottime_offset_ns)
+    }
+
     /// CLOCK_REALTIME in nanoseconds since the epoch.
     fn realtime_ns(&self) -> u64 {
         let clock = self.clock();

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
@@ -29,6 +28,7 @@ pub struct Facts {
     pub private_bytes: u64,
     pub reserved_bytes: u64,
     pub pml4_gpa: u64,
+    pub created_ns: u64,
     pub monotonic_ns: u64,
     pub boottime_offset_ns: i64,
     pub generation: u64,
@@ -188,9 +188,7 @@ impl Draft {
             level: facts.level,
             key: facts.key,
             name: facts.name,
-            created_ns: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_nanos() as u64),
+            created_ns: facts.created_ns,
             abi_version: facts.abi_version,
             kernel: facts.kernel,
             cpu: facts.cpu,

@@ -6,7 +6,7 @@ use seuss_abi::snapshot::Obstacle;
 use seuss_snapshotter::snapshot::{Level, SnapshotId};
 
 use super::{End, GuestEvent, Learning, Runner};
-use crate::clock::{Sample, tsc::rdtsc};
+use crate::clock::Sample;
 use crate::memory::Gpa;
 use crate::snapshot::capture::{CaptureError, Circumstances, capture};
 use crate::snapshot::{Asked, Keys, Lineage};
@@ -93,7 +93,9 @@ impl Runner {
                 .parent
                 .as_ref()
                 .map_or_else(|| self.kernel.digest(), |parent| parent.leaf().manifest().kernel),
-            monotonic_ns: self.clock.page().monotonic_ns(rdtsc()),
+            // All clocks at one instant: what a clone's clocks show follows from their differences.
+            created_ns: host.monotonic_ns.saturating_add_signed(host.realtime_offset_ns),
+            monotonic_ns: self.clock.page().monotonic_ns(host.tsc),
             boottime_offset_ns: snapshots.shift.apply(host).boottime_offset_ns,
             generation: snapshots.generation,
         };

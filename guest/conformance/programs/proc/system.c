@@ -23,6 +23,23 @@ int main(void) {
     CHECK("stat", strncmp(read_file("/proc/stat"), "cpu ", 4) == 0 && number("/proc/stat", "btime ") > 1600000000);
     double up, idle;
     CHECK("uptime", sscanf(read_file("/proc/uptime"), "%lf %lf", &up, &idle) == 2 && up > 0);
+    // What tells how long the machine has been up is CLOCK_BOOTTIME, however young the machine is; with btime it makes the time of day (proc(5), sysinfo(2)).
+    struct timespec boot;
+    MUST(clock_gettime(CLOCK_BOOTTIME, &boot));
+    double since_boot = (double)boot.tv_sec + (double)boot.tv_nsec / 1e9;
+    CHECK("uptime is CLOCK_BOOTTIME", up <= since_boot && since_boot - up < 10 && idle >= 0);
+    CHECK("sysinfo's, too", info.uptime >= 1 && labs(info.uptime - (long)boot.tv_sec) < 10);
+    CHECK("btime and uptime make now", labs(number("/proc/stat", "btime ") + (long)up - (long)time(NULL)) < 10);
+    double started = 0;
+    sscanf(strrchr(read_file("/proc/self/stat"), ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %lf", &started);
+    started /= (double)sysconf(_SC_CLK_TCK);
+    CHECK("the start time is told in it", started <= since_boot && since_boot - started < 100);
+    long jiffies[4] = { 0 };
+    CHECK("jiffies", sscanf(read_file("/proc/stat"), "cpu %ld %ld %ld %ld", &jiffies[0], &jiffies[1], &jiffies[2], &jiffies[3]) == 4 && jiffies[0] + jiffies[2] + jiffies[3] > 0);
+    CHECK("context switches, processes", number("/proc/stat", "ctxt ") > 0 && number("/proc/stat", "processes ") > 0);
+    long faults = 0;
+    sscanf(strrchr(read_file("/proc/self/stat"), ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %ld", &faults);
+    CHECK("minor faults", faults > 0);
     double one;
     int running, processes;
     CHECK("loadavg", sscanf(read_file("/proc/loadavg"), "%lf %*f %*f %d/%d", &one, &running, &processes) == 3 && processes > 0);

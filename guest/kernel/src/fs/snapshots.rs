@@ -105,6 +105,12 @@ impl Snapshots {
         self.generation.get()
     }
 
+    /// What tells this guest apart: random, and another one after a restore.
+    #[must_use]
+    pub fn id(&self) -> [u8; ID_BYTES] {
+        self.id.get()
+    }
+
     /// What tells this guest apart.
     pub fn set_id(&self, id: [u8; ID_BYTES]) {
         self.id.set(id);
@@ -167,7 +173,7 @@ impl FileOps for SnapshotDevice {
             return Err(Errno::EAGAIN);
         }
         let generation = self.env.snapshots.generation();
-        let id: String = self.env.snapshots.id.get().iter().map(|byte| format!("{byte:02x}")).collect();
+        let id: String = self.env.snapshots.id().iter().map(|byte| format!("{byte:02x}")).collect();
         let stored = sink.put(format!("generation {generation}\nid {id}\n").as_bytes())?;
         self.seen.set(Some(generation));
         Ok(stored)

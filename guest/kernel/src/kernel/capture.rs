@@ -182,7 +182,8 @@ impl Kernel {
         self.frames.set_layers(restored.layers);
         self.random.reseed(&restored.seed);
         self.slice_start.set(self.machine.tsc());
-        self.counters.set(crate::machine::Counters::default());
+        let counters = self.counters.replace(crate::machine::Counters::default());
+        self.switches_before.set(self.switches_before.get() + counters.switches);
         if !restored.spec.hostname.is_empty() {
             *self.hostname.borrow_mut() = restored.spec.hostname.clone();
         }

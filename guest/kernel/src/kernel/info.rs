@@ -110,6 +110,8 @@ impl ProcessInfo for Kernel {
             cpu_ns: (crate::syscall::time::process_cpu_ns(self, &process), 0),
             children_cpu_ns: (process.children_cpu_ns.get(), 0),
             start_ns: process.started_ns,
+            minor_faults: process.minor_faults.get().0,
+            nice: process.nice.get(),
             vm_bytes,
             vm_peak_bytes: vm_bytes,
             rss_bytes,
@@ -212,17 +214,17 @@ impl ProcessInfo for Kernel {
 
     fn system(&self) -> SystemStatus {
         let clock = self.machine.clock();
-        let now = self.machine.monotonic_ns();
-        let uptime_ns = now - self.started_ns;
-        let boot_ns = self.started_ns.wrapping_add_signed(clock.realtime_offset_ns);
+        self.account();
+        // While it was a snapshot it was neither busy nor idle: what Linux says of a suspend.
+        let (awake_ns, busy_ns) = (self.machine.monotonic_ns(), self.busy_ns.get());
+        let boot_ns = clock.realtime_offset_ns.saturating_sub(clock.boottime_offset_ns);
         let threads = self.threads.borrow();
         let running = threads.values().filter(|thread| thread.state.get() == State::Runnable).count();
-        let busy = threads.values().map(|thread| thread.cpu_ns.get()).sum::<u64>().min(uptime_ns);
         SystemStatus {
-            uptime_ns,
-            boot_time_s: boot_ns / 1_000_000_000,
-            cpu_ns: (busy, 0, uptime_ns - busy),
-            switches: self.counters.get().switches,
+            uptime_ns: self.machine.boottime_ns(),
+            boot_time_s: boot_ns.max(0).cast_unsigned() / 1_000_000_000,
+            cpu_ns: (busy_ns, 0, awake_ns.saturating_sub(busy_ns)),
+            switches: self.switches_before.get() + self.counters.get().switches,
             forks: u64::from(self.next_tid.get()),
             running_total: (running as u32, threads.len() as u32),
             last_pid: self.next_tid.get().saturating_sub(1),

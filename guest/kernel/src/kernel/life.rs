@@ -152,7 +152,7 @@ impl Kernel {
             credentials: process.credentials.borrow().clone(),
             limits: *process.limits.borrow(),
         };
-        let now_ns = self.machine.monotonic_ns();
+        let now_ns = self.machine.boottime_ns();
         let child = Rc::new(Process::new(pid, Some(process), None, parts, &self.woken, now_ns));
         self.save_extended(parent);
         let extended = parent.extended.borrow().clone();

@@ -107,10 +107,12 @@ pub struct Kernel {
     pub hostname: RefCell<Vec<u8>>,
     /// Domain name.
     pub domainname: RefCell<Vec<u8>>,
-    /// When the guest started (CLOCK_MONOTONIC).
-    pub started_ns: u64,
-    /// Counters.
+    /// Counters since the last restore.
     pub counters: Cell<Counters>,
+    /// Context switches of the guests that this one goes on from.
+    switches_before: Cell<u64>,
+    /// CPU time of all threads, those included that have ended.
+    busy_ns: Cell<u64>,
     threads: RefCell<BTreeMap<Tid, Rc<Thread>>>,
     processes: RefCell<BTreeMap<Pid, Rc<Process>>>,
     run_queue: RefCell<VecDeque<Tid>>,
@@ -157,7 +159,6 @@ impl Kernel {
             Ok(vdso) => vdso,
             Err(_) => return Err((machine, "no memory for the vDSO".into())),
         };
-        let started_ns = machine.monotonic_ns();
         let slice_start = machine.tsc();
         Ok(Self {
             net: Net::new(&env),
@@ -172,8 +173,9 @@ impl Kernel {
             config,
             hostname: RefCell::new(b"seuss".to_vec()),
             domainname: RefCell::new(b"(none)".to_vec()),
-            started_ns,
             counters: Cell::default(),
+            switches_before: Cell::new(0),
+            busy_ns: Cell::new(0),
             threads: RefCell::default(),
             processes: RefCell::default(),
             run_queue: RefCell::default(),

@@ -511,6 +511,7 @@ impl Kernel {
         let start = self.slice_start.replace(now);
         if let Some(thread) = self.current() {
             let spent = self.machine.clock().elapsed_ns(start, now);
+            self.busy_ns.set(self.busy_ns.get() + spent);
             thread.cpu_ns.set(thread.cpu_ns.get() + spent);
         }
     }

@@ -110,7 +110,7 @@ impl Kernel {
             credentials,
             limits: default_limits(nofile, STACK_DEFAULT, self.config.threads_max as u64),
         };
-        let now_ns = self.machine.monotonic_ns();
+        let now_ns = self.machine.boottime_ns();
         let process = Rc::new(Process::new(pid, None, Some(token), parts, &self.woken, now_ns));
         *process.program.borrow_mut() = image.program;
         let mut context = Context::default();

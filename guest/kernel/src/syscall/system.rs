@@ -168,7 +168,8 @@ impl Kernel {
 
 fn sysinfo(call: &mut Call<'_>) -> SysResult {
     let (total, free) = call.kernel.memory_bytes();
-    let uptime = (call.kernel.machine.monotonic_ns() - call.kernel.started_ns) / 1_000_000_000;
+    // Seconds of CLOCK_BOOTTIME, begun ones included (kernel/sys.c).
+    let uptime = call.kernel.machine.boottime_ns().div_ceil(1_000_000_000);
     let processes = call.kernel.thread_count() as u64;
     // uptime, loads, totalram, freeram, sharedram, bufferram, totalswap, freeswap, procs, totalhigh, freehigh, mem_unit.
     let words = [uptime, 0, 0, 0, total, free, 0, 0, 0, 0, processes & 0xffff, 0, 0, 1];

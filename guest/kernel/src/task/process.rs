@@ -171,7 +171,7 @@ pub struct Process {
     pub peak_rss: Cell<(u64, u64)>,
     /// ITIMER_VIRTUAL and ITIMER_PROF, in CPU time of the process.
     pub cpu_timers: Cell<[IntervalTimer; 2]>,
-    /// When it was made (CLOCK_MONOTONIC).
+    /// When it was made (CLOCK_BOOTTIME).
     pub started_ns: u64,
     /// CPU time of threads that have ended.
     pub dead_cpu_ns: Cell<u64>,

@@ -20,6 +20,7 @@ use super::env::{Env, FileSystem, PROC};
 use super::file::FileOps;
 use super::mount::Mounts;
 use super::node::{Generated, Kind, Node, S_IFDIR, S_IFLNK, Target};
+use super::snapshots::ID_BYTES;
 use super::walk::Context;
 use crate::errno::{Errno, Result};
 use alloc::boxed::Box;
@@ -36,8 +37,8 @@ const DEAD_MAX: usize = 64;
 /// What all of /proc knows.
 pub(crate) struct Shared {
     pub(crate) mounts: Mounts,
-    /// Chosen when it is first read.
-    pub(crate) boot_id: Cell<Option<[u8; 16]>>,
+    /// Chosen when it is first read; and for which guest, since a clone has another one.
+    pub(crate) boot_id: Cell<Option<([u8; ID_BYTES], [u8; 16])>>,
 }
 
 /// A decimal number without sign, leading zeros or anything else.

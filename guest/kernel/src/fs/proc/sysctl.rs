@@ -137,12 +137,13 @@ fn format_uuid(mut bytes: [u8; 16]) -> Vec<u8> {
 
 fn boot_id(source: &Source<'_>) -> Result<Vec<u8>> {
     let shared = source.shared.ok_or(Errno::ENOENT)?;
+    let guest = source.env.snapshots.id();
     let bytes = match shared.boot_id.get() {
-        Some(bytes) => bytes,
-        None => {
+        Some((of, bytes)) if of == guest => bytes,
+        _ => {
             let mut bytes = [0; 16];
             source.env.fill_random(&mut bytes)?;
-            shared.boot_id.set(Some(bytes));
+            shared.boot_id.set(Some((guest, bytes)));
             bytes
         }
     };

@@ -276,3 +276,15 @@ fn unnamed_files_get_a_name_later() {
     assert_eq!(guest.text("/dev/shm/named"), "late");
     assert_eq!(guest.names("/dev/shm"), ["named"]);
 }
+
+#[test]
+fn a_clone_has_a_boot_id_of_its_own() {
+    let guest = Guest::new();
+    let boot_id = || guest.text("/proc/sys/kernel/random/boot_id");
+    guest.world.env.snapshots.set_id([1; 16]);
+    let first = boot_id();
+    assert_eq!(boot_id(), first, "it stays for as long as the guest is the same");
+    guest.world.env.snapshots.restored(1, [2; 16]);
+    assert_ne!(boot_id(), first);
+    assert_eq!(boot_id(), boot_id());
+}
