@@ -3,6 +3,7 @@
 use crate::errno::{Errno, Result};
 use crate::fs::Node;
 use crate::mem::area::{Area, Placement, Protection};
+use crate::mem::large_file;
 use crate::mem::pager::Pager;
 use crate::mem::space::Space;
 use alloc::format;
@@ -14,8 +15,6 @@ use seuss_abi::layout::PAGE_SIZE;
 
 /// Most program headers (as Linux: the table fits one page).
 const HEADERS_MAX: usize = PAGE_SIZE as usize / 56;
-/// Where a position-independent executable is loaded.
-const PIE_BASE: u64 = 0x5555_5540_0000;
 
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
@@ -196,7 +195,7 @@ impl Headers {
         self.segments.iter().filter(|segment| segment.kind == PT_LOAD && segment.memory_size > 0)
     }
 
-    /// Map the segments. `is_interpreter`: a shared object goes where mmap would put it.
+    /// Map the segments. A position-independent executable goes to `program`, or a little further up where large pages want that; without `program`, where mmap would put it.
     ///
     /// # Errors
     /// ENOEXEC without segments; ENOMEM; EINVAL where a fixed address cannot be had.
@@ -204,18 +203,22 @@ impl Headers {
         &self,
         space: &mut Space,
         binary: &dyn Binary,
-        is_interpreter: bool,
+        program: Option<u64>,
     ) -> core::result::Result<Loaded, ExecError> {
         let low = self.loads().map(|segment| segment.address).min();
         let low = low.ok_or_else(|| refuse("ELF file without loadable segments".into()))? & !(PAGE_SIZE - 1);
         let high = self.loads().map(|segment| segment.address + segment.memory_size).max().unwrap_or(low);
         let high = high.next_multiple_of(PAGE_SIZE);
-        let base = match (self.kind, is_interpreter) {
-            (ET_EXEC, _) => 0,
-            (_, true) => space.place(Placement::Hint(0), high - low)?.wrapping_sub(low),
-            _ => PIE_BASE.wrapping_sub(low),
-        };
         let pager = binary.pager();
+        let first_page = self.loads().find(|segment| segment.address & !(PAGE_SIZE - 1) == low);
+        let first_page = first_page.map_or(0, |segment| segment.offset / PAGE_SIZE);
+        let base = match (self.kind, program) {
+            (ET_EXEC, _) => 0,
+            (_, None) => space.place(Placement::Hint(0), high - low)?.wrapping_sub(low),
+            (_, Some(program)) => {
+                large_file::congruent(program, high - low, &*pager, first_page).wrapping_sub(low)
+            }
+        };
         let mut code_end = 0;
         for segment in self.loads() {
             let end = Self::map_segment(space, segment, base, &pager)?;

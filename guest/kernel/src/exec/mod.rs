@@ -1,6 +1,7 @@
 //! execve(2): from a path to an address space and the first registers.
 
 pub mod elf;
+pub mod layout;
 pub mod stack;
 pub mod vdso;
 
@@ -15,11 +16,15 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use elf::{Binary, ExecError, Headers};
+use layout::Layout;
 
 /// Most interpreters of interpreters (`#!`), as BINPRM_MAX_RECURSION.
 const SCRIPT_DEPTH: usize = 5;
 /// Longest first line of a script that is looked at (BINPRM_BUF_SIZE).
 const SCRIPT_LINE: usize = 256;
+
+/// personality(2): addresses are not left to chance.
+const ADDR_NO_RANDOMIZE: u32 = 0x0004_0000;
 
 /// What to execute.
 pub struct Request {
@@ -31,6 +36,8 @@ pub struct Request {
     pub args: Vec<Vec<u8>>,
     /// Environment.
     pub env: Vec<Vec<u8>>,
+    /// personality(2) of who executes it.
+    pub personality: u32,
 }
 
 /// A program that is ready to run.
@@ -71,15 +78,20 @@ pub fn prepare(
     credentials: &Credentials,
     stack_limit: u64,
 ) -> Result<Image, ExecError> {
-    let Request { path, invoked, args, env } = request;
+    let Request { path, invoked, args, env, personality } = request;
     let invoked = invoked.unwrap_or_else(|| path.clone());
     stack::check(&args, &env)?;
     let Resolved { path, args, binary, absolute } = resolve(loader, path, args)?;
     let headers = Headers::read(&*binary)
         .map_err(|error| ExecError { message: format!("{}: {}", lossy(&path), error.message), ..error })?;
 
+    let layout = match personality & ADDR_NO_RANDOMIZE {
+        0 => Layout::random(&kernel.random, stack::size(stack_limit)),
+        _ => Layout::FIXED,
+    };
     let mut space = Space::new(&kernel.frames, kernel.config.template_pml4)?;
-    let program = headers.load(&mut space, &*binary, false)?;
+    space.begin_mmap_at(layout.mmap_top);
+    let program = headers.load(&mut space, &*binary, Some(layout.program))?;
     let (entry, interpreter_base) = match &headers.interpreter {
         None => (program.entry, 0),
         Some(interpreter) => {
@@ -89,14 +101,14 @@ pub fn prepare(
             };
             let (binary, _) = loader.open(interpreter).map_err(|errno| wrap(errno.into()))?;
             let headers = Headers::read(&*binary).map_err(wrap)?;
-            let loaded = headers.load(&mut space, &*binary, true).map_err(wrap)?;
+            let loaded = headers.load(&mut space, &*binary, None).map_err(wrap)?;
             (loaded.entry, loaded.base)
         }
     };
-    space.brk_start = program.range.1;
-    space.brk = program.range.1;
-    let vdso = kernel.vdso.map(&mut space)?;
+    space.brk_start = program.range.1 + layout.heap_gap;
+    space.brk = space.brk_start;
 
+    let vdso = kernel.vdso.map(&mut space, &layout)?;
     let mut random = [0; 16];
     kernel.random.fill(&mut random);
     let contents = stack::Contents {
@@ -111,7 +123,7 @@ pub fn prepare(
         signal_stack_min: kernel.config.xsave_bytes + 1024,
         vdso,
     };
-    let built = stack::build(&mut space, &contents, stack_limit, headers.executable_stack)?;
+    let built = stack::build(&mut space, &contents, &layout, stack_limit, headers.executable_stack)?;
     let comm = invoked.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
     Ok(Image {
         space,

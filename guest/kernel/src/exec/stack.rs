@@ -1,6 +1,7 @@
 //! The first stack of a program: strings, auxiliary vector, environment, arguments (System V ABI AMD64, 3.4.1).
 
 use super::elf::Loaded;
+use super::layout::Layout;
 use crate::errno::{Errno, Result};
 use crate::mem::area::{Area, Protection};
 use crate::mem::space::Space;
@@ -8,7 +9,7 @@ use crate::task::credentials::Credentials;
 use alloc::vec::Vec;
 use seuss_abi::layout::{PAGE_SIZE, USER_END};
 
-/// Highest address of the stack, exclusive.
+/// Highest address of a stack, exclusive. Each program has its own ([`super::layout`]).
 pub const STACK_TOP: u64 = USER_END - PAGE_SIZE;
 /// Longest argument or environment string (MAX_ARG_STRLEN).
 pub const STRING_MAX: usize = 128 << 10;
@@ -70,6 +71,12 @@ pub fn check(args: &[Vec<u8>], env: &[Vec<u8>]) -> Result {
     if total > STRINGS_MAX { Err(Errno::E2BIG) } else { Ok(()) }
 }
 
+/// Bytes of a stack that may grow to `limit` (RLIMIT_STACK).
+#[must_use]
+pub fn size(limit: u64) -> u64 {
+    limit.clamp(STACK_MIN, STACK_MAX).next_multiple_of(PAGE_SIZE)
+}
+
 /// Map the stack and fill it.
 ///
 /// # Errors
@@ -77,18 +84,20 @@ pub fn check(args: &[Vec<u8>], env: &[Vec<u8>]) -> Result {
 pub fn build(
     space: &mut Space,
     contents: &Contents<'_>,
+    layout: &Layout,
     stack_limit: u64,
     executable: bool,
 ) -> Result<Built> {
     check(contents.args, contents.env)?;
-    let size = stack_limit.clamp(STACK_MIN, STACK_MAX).next_multiple_of(PAGE_SIZE);
+    let size = size(stack_limit);
     let mut protection = Protection::READ | Protection::WRITE;
     if executable {
         protection |= Protection::EXECUTE;
     }
-    let mut area = Area::anonymous(STACK_TOP - size, size, protection);
+    let mut area = Area::anonymous(layout.stack_top - size, size, protection);
     area.label = "[stack]";
     space.insert(area)?;
+    space.stack_top = layout.stack_top;
 
     // Strings, from the top down: path, environment, arguments, platform, random bytes; their addresses are known once the block is complete.
     let mut block: Vec<u8> = Vec::new();
@@ -114,7 +123,7 @@ pub fn build(
     let path_at = block.len() as u64;
     block.extend_from_slice(contents.path);
     block.push(0);
-    let base = (STACK_TOP - 8 - block.len() as u64) & !15;
+    let base = (layout.stack_top - layout.stack_skew - 8 - block.len() as u64) & !15;
 
     let who = contents.credentials;
     let secure = u64::from(who.uid != who.euid || who.gid != who.egid);

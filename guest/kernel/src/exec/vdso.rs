@@ -1,5 +1,6 @@
 //! The vDSO of every process: clocks without a system call (vdso(7)). The image carries it as a ready shared object.
 
+use super::layout::Layout;
 use crate::errno::{Errno, Result};
 use crate::mem::area::{Area, Placement, Protection};
 use crate::mem::frames::{Frame, Frames};
@@ -31,12 +32,12 @@ impl Vdso {
     ///
     /// # Errors
     /// ENOMEM.
-    pub fn map(self: &Rc<Self>, space: &mut Space) -> Result<u64> {
+    pub fn map(self: &Rc<Self>, space: &mut Space, layout: &Layout) -> Result<u64> {
         if self.0.is_empty() {
             return Ok(0);
         }
         let len = self.len_bytes();
-        let at = space.place(Placement::Hint(0), len)?;
+        let at = space.place(Placement::Hint(layout.place_vdso(len).unwrap_or(0)), len)?;
         space.insert(Area::object(at, len, Protection::READ | Protection::EXECUTE, self.clone(), 0))?;
         Ok(at)
     }

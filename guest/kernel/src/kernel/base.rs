@@ -119,7 +119,7 @@ impl Runtime {
     /// How the first process is started: scripts, which may lie above the runtime, have been read already.
     pub(super) fn request(&self, env: Vec<Vec<u8>>) -> Request {
         let Program { invoked, path, args, .. } = self.program.clone();
-        Request { path, invoked: Some(invoked), args, env }
+        Request { path, invoked: Some(invoked), args, env, personality: 0 }
     }
 }
 

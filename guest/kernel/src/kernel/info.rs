@@ -126,6 +126,7 @@ impl ProcessInfo for Kernel {
             ],
             no_new_privs: process.no_new_privs.get(),
             oom_score_adj: process.oom_score_adj.get(),
+            personality: process.personality.get(),
             stack_start: program.stack,
             exit_signal: process.exit_signal.get(),
             exit_status,

@@ -199,11 +199,9 @@ fn take_slot(space: &mut Space, site: u64) -> Option<u64> {
     if space.sites.pages.len() >= PAGES_MAX {
         return None;
     }
-    // Where mmap would put it, if that is near (shared libraries); else well above the program and its heap.
-    let page = [0, site.saturating_add(REACH / 2) & !(PAGE_SIZE - 1)]
-        .into_iter()
-        .filter_map(|hint| space.place(Placement::Hint(hint), PAGE_SIZE).ok())
-        .find(|page| near(*page))?;
+    // Where mmap would put it, if that is near (shared libraries); else below the program, out of the heap's way.
+    let page = space.place(Placement::Hint(0), PAGE_SIZE).ok().filter(|page| near(*page));
+    let page = page.or_else(|| space.find_free_below(PAGE_SIZE, site)).filter(|page| near(*page))?;
     let mut area = Area::anonymous(page, PAGE_SIZE, Protection::READ | Protection::EXECUTE);
     area.label = "[seuss]";
     space.insert(area).ok()?;

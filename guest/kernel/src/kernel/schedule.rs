@@ -4,7 +4,6 @@ use super::Kernel;
 use super::capture::Restored;
 use super::timers::Timer;
 use crate::errno::{Errno, Stop, SysResult};
-use crate::exec::stack::STACK_TOP;
 use crate::mem::space::{Access, Fault, Served, Space};
 use crate::syscall::call::Call;
 use crate::syscall::table;
@@ -192,8 +191,8 @@ impl Kernel {
 
     /// Whether `address` lies in the first thread's stack, but further down than RLIMIT_STACK now allows.
     fn is_beyond_stack(&self, space: &Space, address: u64, limit: u64) -> bool {
-        address < STACK_TOP
-            && STACK_TOP - address > limit
+        address < space.stack_top
+            && space.stack_top - address > limit
             && space.area_at(address).is_some_and(|area| area.label == "[stack]")
     }
 
@@ -511,8 +510,8 @@ impl Kernel {
         let start = self.slice_start.replace(now);
         if let Some(thread) = self.current() {
             let spent = self.machine.clock().elapsed_ns(start, now);
-            self.busy_ns.set(self.busy_ns.get() + spent);
             thread.cpu_ns.set(thread.cpu_ns.get() + spent);
+            self.busy_ns.set(self.busy_ns.get() + spent);
         }
     }
 

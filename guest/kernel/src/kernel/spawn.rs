@@ -97,7 +97,8 @@ impl Kernel {
         let request = match of_runtime {
             Some(request) => request,
             None => {
-                Request { path: find_program(&loader, spec)?, invoked: None, args: spec.args.clone(), env }
+                let path = find_program(&loader, spec)?;
+                Request { path, invoked: None, args: spec.args.clone(), env, personality: 0 }
             }
         };
         let image = exec::prepare(self, &loader, request, &credentials, STACK_DEFAULT)?;

@@ -149,14 +149,14 @@ impl Space {
         self.areas.range(..end).next_back().is_none_or(|(_, area)| area.end <= start)
     }
 
-    /// The highest free range of `len` bytes below [`MMAP_TOP`].
+    /// The highest free range of `len` bytes below the top of mmap's region; what does not fit there may lie above.
     fn find_free(&self, len: u64) -> Option<u64> {
         let (least, ceiling) = self.searched.get();
-        let from = if len >= least { ceiling } else { MMAP_TOP };
+        let from = if len >= least { ceiling } else { self.mmap_top };
         let found = self.find_free_below(len, from);
-        let Some(found) = found.or_else(|| self.find_free_below(len, MMAP_TOP)) else {
-            self.searched.set((0, MMAP_TOP));
-            return None;
+        let Some(found) = found.or_else(|| self.find_free_below(len, self.mmap_top)) else {
+            self.searched.set((0, self.mmap_top));
+            return self.find_free_below(len, MMAP_TOP);
         };
         if len <= least || least == 0 {
             self.searched.set((len, found + len));
@@ -167,12 +167,12 @@ impl Space {
     /// `start..end` was unmapped: a search must look at the free range that it is part of.
     fn search_from(&self, end: u64) {
         let (least, ceiling) = self.searched.get();
-        let above = self.areas.range(end..).next().map_or(MMAP_TOP, |(start, _)| *start);
-        self.searched.set((least, ceiling.max(above.min(MMAP_TOP))));
+        let above = self.areas.range(end..).next().map_or(self.mmap_top, |(start, _)| *start);
+        self.searched.set((least, ceiling.max(above.min(self.mmap_top))));
     }
 
     /// The highest free range of `len` bytes below `top`.
-    pub(super) fn find_free_below(&self, len: u64, top: u64) -> Option<u64> {
+    pub(crate) fn find_free_below(&self, len: u64, top: u64) -> Option<u64> {
         let mut ceiling = top;
         for area in self.areas.range(..top).rev().map(|(_, area)| area) {
             if area.end < ceiling && ceiling - area.end >= len && is_application_range(ceiling - len, len) {

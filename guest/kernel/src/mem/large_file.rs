@@ -65,12 +65,24 @@ impl Space {
     ) -> Result<u64> {
         if placement == Placement::Hint(0)
             && len >= LARGE_PAGE_SIZE
-            && let Ok(MappedPage::Image(gpa)) = pager.page(first_page, false)
+            && matches!(pager.page(first_page, false), Ok(MappedPage::Image(_)))
             && let Ok(room) = self.place(placement, len + LARGE_PAGE_SIZE)
         {
-            return Ok(room + (gpa.wrapping_sub(room) & (LARGE_PAGE_SIZE - 1)));
+            return Ok(congruent(room, len, &**pager, first_page));
         }
         self.place(placement, len)
+    }
+}
+
+/// The first address from `at` on, less than 2 MiB away, where large pages can be used for `len` bytes of `pager` from page `first_page` on; `at` itself if they cannot be
+/// used anywhere.
+#[must_use]
+pub fn congruent(at: u64, len: u64, pager: &dyn Pager, first_page: u64) -> u64 {
+    match pager.page(first_page, false) {
+        Ok(MappedPage::Image(gpa)) if len >= LARGE_PAGE_SIZE => {
+            at + (gpa.wrapping_sub(at) & (LARGE_PAGE_SIZE - 1))
+        }
+        _ => at,
     }
 }
 

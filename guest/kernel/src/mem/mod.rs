@@ -2,7 +2,7 @@
 
 pub mod area;
 pub mod frames;
-mod large_file;
+pub mod large_file;
 pub mod pager;
 pub mod paging;
 pub mod space;

@@ -19,7 +19,7 @@ use seuss_abi::snapshot::WAS_WRITABLE;
 
 /// Lowest address that an application can map (vm.mmap_min_addr).
 pub const MMAP_MIN: u64 = 0x10000;
-/// Top of the region that mmap fills downwards; the stack lies above.
+/// Top of the region that mmap fills downwards, at the highest; the stack lies above. Each program has its own ([`Space::mmap_top`]).
 pub const MMAP_TOP: u64 = 0x7fff_f000_0000;
 /// Most areas of one process (vm.max_map_count).
 pub const AREAS_MAX: usize = 65530;
@@ -90,6 +90,10 @@ pub struct Space {
     frames: Frames,
     tables: PageTables,
     pub(super) areas: BTreeMap<u64, Area>,
+    /// Top of the region that mmap(2) fills downwards.
+    pub(super) mmap_top: u64,
+    /// End of the first thread's stack.
+    pub stack_top: u64,
     /// A length and an address above which no free range of that length lies: where a search need not begin anew.
     pub(super) searched: Cell<(u64, u64)>,
     /// Translations that were taken away or replaced since the last flush.
@@ -119,6 +123,8 @@ impl Space {
             frames: frames.clone(),
             tables,
             areas: BTreeMap::new(),
+            mmap_top: MMAP_TOP,
+            stack_top: 0,
             searched: Cell::new((0, MMAP_TOP)),
             stale: Cell::new(Stale::Nothing),
             last_fault_end: 0,
@@ -128,6 +134,12 @@ impl Space {
             brk_start: 0,
             brk: 0,
         })
+    }
+
+    /// Let mmap(2) fill the region below `top`; for a space that has no areas yet.
+    pub fn begin_mmap_at(&mut self, top: u64) {
+        self.mmap_top = top;
+        self.searched.set((0, top));
     }
 
     /// What CR3 holds for this space.
@@ -450,6 +462,8 @@ impl Space {
     /// ENOMEM.
     pub fn fork(&self) -> Result<Self> {
         let mut child = Self::new(&self.frames, self.root())?;
+        child.begin_mmap_at(self.mmap_top);
+        child.stack_top = self.stack_top;
         for area in self.areas.values() {
             if area.wipe_on_fork || area.dont_fork {
                 if area.wipe_on_fork {

@@ -158,7 +158,7 @@ fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flag
     if flags & AT_SYMLINK_NOFOLLOW != 0 && loader.place.walk(&loader.start, &path, false)?.is_symlink() {
         return Err(Errno::ELOOP.into());
     }
-    let request = Request { path, invoked: None, args, env };
+    let request = Request { path, invoked: None, args, env, personality: call.process.personality.get() };
     let image = exec::prepare(kernel, &loader, request, &credentials, call.process.limit(LIMIT_STACK))
         .map_err(|error| {
             if error.errno == Errno::ENOEXEC {

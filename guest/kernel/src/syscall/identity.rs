@@ -32,7 +32,7 @@ pub const TABLE: &[Entry] = &[
     full(124, "getsid", getsid),
     partial(125, "capget", capget, "root has all, others have none"),
     partial(126, "capset", capset, "accepted; capabilities follow the effective user id"),
-    partial(135, "personality", personality, "stored only"),
+    partial(135, "personality", personality, "ADDR_NO_RANDOMIZE counts, the rest is stored only"),
     partial(
         157,
         "prctl",

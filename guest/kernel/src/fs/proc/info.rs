@@ -60,6 +60,8 @@ pub struct ProcessStatus {
     pub no_new_privs: bool,
     /// Voluntary and involuntary context switches.
     pub switches: (u64, u64),
+    /// personality(2).
+    pub personality: u32,
     /// Start of the stack, and of code, data and heap, as far as they are known.
     pub stack_start: u64,
     /// Exit signal to the parent (SIGCHLD).

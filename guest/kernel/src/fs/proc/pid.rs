@@ -58,7 +58,7 @@ const NAMES: &[(&str, u32, What)] = &[
     ("oom_adj", 0o444, What::Text(|_| Ok(b"0\n".to_vec()))),
     ("oom_score", 0o444, What::Text(|_| Ok(b"0\n".to_vec()))),
     ("oom_score_adj", 0o644, What::Set(oom_score_adj, Setting::OomScoreAdj)),
-    ("personality", 0o400, What::Text(|_| Ok(b"00000000\n".to_vec()))),
+    ("personality", 0o400, What::Text(personality)),
     ("root", 0o777, What::Root),
     ("schedstat", 0o444, What::Text(|_| Ok(b"0 0 0\n".to_vec()))),
     ("sessionid", 0o444, What::Text(|_| Ok(b"4294967295".to_vec()))),
@@ -320,6 +320,10 @@ fn stat(source: &Source<'_>) -> Result<Vec<u8>> {
     );
     text.extend_from_slice(rest.as_bytes());
     Ok(text)
+}
+
+fn personality(source: &Source<'_>) -> Result<Vec<u8>> {
+    Ok(format!("{:08x}\n", status_of(source)?.personality).into_bytes())
 }
 
 fn statm(source: &Source<'_>) -> Result<Vec<u8>> {

@@ -39,7 +39,7 @@ const FIXED: &[(&str, &str)] = &[
     ("kernel/pid_max", "4194304\n"),
     ("kernel/random/entropy_avail", "256\n"),
     ("kernel/random/poolsize", "256\n"),
-    ("kernel/randomize_va_space", "0\n"),
+    ("kernel/randomize_va_space", "2\n"),
     ("kernel/sched_rt_runtime_us", "950000\n"),
     ("kernel/seccomp/actions_avail", "\n"),
     ("kernel/sem", "32000\t1024000000\t500\t32000\n"),
