@@ -56,6 +56,9 @@ pub struct ProcessSpec {
     pub nproc: u64,
     /// Whether the root file system refuses writes (`readonlyRootfs`).
     pub read_only_root: bool,
+    /// Names of environment variables that say who a guest is: they may have other values in a clone, and room is kept for these. Of a clone: those of them that
+    /// `env` does not set are taken away; empty: as they are known already.
+    pub identity: Vec<Vec<u8>>,
 }
 
 /// Why a description could not be decoded.
@@ -97,6 +100,7 @@ mod tag {
     pub(super) const FILE: u32 = 10;
     pub(super) const LIMITS: u32 = 11;
     pub(super) const READ_ONLY_ROOT: u32 = 12;
+    pub(super) const IDENTITY: u32 = 13;
 }
 
 fn put(out: &mut Vec<u8>, tag: u32, parts: &[&[u8]]) {
@@ -139,6 +143,9 @@ impl ProcessSpec {
         put(&mut out, tag::LIMITS, &[&self.nofile.to_le_bytes(), &self.nproc.to_le_bytes()]);
         if self.read_only_root {
             put(&mut out, tag::READ_ONLY_ROOT, &[]);
+        }
+        for name in &self.identity {
+            put(&mut out, tag::IDENTITY, &[name]);
         }
         out
     }
@@ -210,6 +217,7 @@ impl ProcessSpec {
                 self.nproc = u64::from(word(bytes, 8)) | u64::from(word(bytes, 12)) << 32;
             }
             tag::READ_ONLY_ROOT => self.read_only_root = true,
+            tag::IDENTITY => self.identity.push(bytes.to_vec()),
             unknown => return Err(DecodeError::UnknownTag(unknown)),
         }
         Ok(())
@@ -262,6 +270,7 @@ mod tests {
             nofile: 1 << 20,
             nproc: 5,
             read_only_root: true,
+            identity: vec![b"HOSTNAME".to_vec()],
         }
     }
 

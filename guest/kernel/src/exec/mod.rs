@@ -111,9 +111,11 @@ pub fn prepare(
     let vdso = kernel.vdso.map(&mut space, &layout)?;
     let mut random = [0; 16];
     kernel.random.fill(&mut random);
+    let identity = kernel.identity.borrow();
     let contents = stack::Contents {
         args: &args,
         env: &env,
+        identity: &identity,
         path: &invoked,
         program,
         interpreter_base,
@@ -135,6 +137,8 @@ pub fn prepare(
             node: binary.node(),
             arguments: built.arguments,
             environment: built.environment,
+            identity: built.identity,
+            moved_environment: Vec::new(),
             auxv: built.auxv,
             code: (program.range.0, program.code_end),
             stack: built.pointer,

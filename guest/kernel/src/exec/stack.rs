@@ -6,6 +6,7 @@ use crate::errno::{Errno, Result};
 use crate::mem::area::{Area, Protection};
 use crate::mem::space::Space;
 use crate::task::credentials::Credentials;
+use alloc::vec;
 use alloc::vec::Vec;
 use seuss_abi::layout::{PAGE_SIZE, USER_END};
 
@@ -15,6 +16,10 @@ pub const STACK_TOP: u64 = USER_END - PAGE_SIZE;
 pub const STRING_MAX: usize = 128 << 10;
 /// Most bytes of all arguments and environment strings with their pointers (a quarter of the default stack).
 pub const STRINGS_MAX: usize = 2 << 20;
+/// Longest value, in bytes, that a clone's variable of identity has room for in place: names of Kubernetes' objects have up to 253.
+pub const IDENTITY_ROOM: usize = 256;
+/// Most variables that get such room.
+const IDENTITY_MAX: usize = 64;
 /// Largest stack that is mapped, whatever RLIMIT_STACK says.
 const STACK_MAX: u64 = 1 << 30;
 /// Smallest one.
@@ -26,6 +31,8 @@ pub struct Contents<'a> {
     pub args: &'a [Vec<u8>],
     /// Environment.
     pub env: &'a [Vec<u8>],
+    /// Names of the variables in it that may have other values in a clone.
+    pub identity: &'a [Vec<u8>],
     /// Path that was executed (AT_EXECFN).
     pub path: &'a [u8],
     /// The program.
@@ -52,6 +59,8 @@ pub struct Built {
     pub arguments: (u64, u64),
     /// First byte and end of the environment strings.
     pub environment: (u64, u64),
+    /// Where in them the variables begin that have room for other values.
+    pub identity: u64,
     /// The auxiliary vector.
     pub auxv: Vec<u8>,
 }
@@ -75,6 +84,29 @@ pub fn check(args: &[Vec<u8>], env: &[Vec<u8>]) -> Result {
 #[must_use]
 pub fn size(limit: u64) -> u64 {
     limit.clamp(STACK_MIN, STACK_MAX).next_multiple_of(PAGE_SIZE)
+}
+
+/// Append the strings of an environment to `block`: where each begins, and where those begin that say who the guest is. These lie last, each with room for another value
+/// (kernel/identity.rs); all others lie one behind the other, as programs that overwrite them for a title expect.
+fn put_environment(env: &[Vec<u8>], identity: &[Vec<u8>], block: &mut Vec<u8>) -> (Vec<u64>, u64) {
+    let name = |entry: &Vec<u8>| entry.iter().position(|byte| *byte == b'=').map(|at| entry[..at].to_vec());
+    let is_identity = |entry: &Vec<u8>| name(entry).is_some_and(|name| identity.contains(&name));
+    let mut at = vec![0; env.len()];
+    let (own, others): (Vec<_>, Vec<_>) = env.iter().enumerate().partition(|(_, entry)| is_identity(entry));
+    for (index, entry) in others {
+        at[index] = block.len() as u64;
+        block.extend_from_slice(entry);
+        block.push(0);
+    }
+    let identity_at = block.len() as u64;
+    for (count, (index, entry)) in own.into_iter().enumerate() {
+        at[index] = block.len() as u64;
+        block.extend_from_slice(entry);
+        let room = name(entry).map_or(0, |name| name.len() + 1 + IDENTITY_ROOM);
+        let room = if count < IDENTITY_MAX { room } else { 0 };
+        block.resize(at[index] as usize + room.max(entry.len()) + 1, 0);
+    }
+    (at, identity_at)
 }
 
 /// Map the stack and fill it.
@@ -118,7 +150,7 @@ pub fn build(
     block.extend_from_slice(b"x86_64\0");
     let args_at = offsets(contents.args, &mut block);
     let env_start = block.len() as u64;
-    let env_at = offsets(contents.env, &mut block);
+    let (env_at, identity_at) = put_environment(contents.env, contents.identity, &mut block);
     let env_end = block.len() as u64;
     let path_at = block.len() as u64;
     block.extend_from_slice(contents.path);
@@ -170,6 +202,7 @@ pub fn build(
         pointer,
         arguments: (first_argument, base + env_start),
         environment: (base + env_start, base + env_end),
+        identity: base + identity_at,
         auxv: auxv
             .iter()
             .flat_map(|(key, value)| [key.to_le_bytes(), value.to_le_bytes()].concat())

@@ -201,7 +201,11 @@ impl Kernel {
             space.borrow_mut().wipe();
         }
         self.follow_clocks();
-        self.change_environments(&restored.spec.env);
+        if !restored.spec.identity.is_empty() {
+            *self.identity.borrow_mut() = restored.spec.identity.clone();
+        }
+        self.change_environments(&restored.spec.env, &restored.spec.identity);
+        self.renew_program_seeds();
         self.fs.env.handles.restored(&restored.spec.stdio);
         if let Err(errno) = self.fs.env.uplink.after_restore() {
             self.log(2, &alloc::format!("a clone's socket cannot be made again: {errno:?}"));

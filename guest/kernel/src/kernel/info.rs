@@ -140,8 +140,19 @@ impl ProcessInfo for Kernel {
     }
 
     fn environment(&self, pid: u32) -> Option<Vec<u8>> {
-        let range = self.process(pid)?.program.borrow().environment;
-        self.memory_of(pid, range)
+        let program = self.process(pid)?.program.borrow().clone();
+        let (start, end) = program.environment;
+        let mut text = self.memory_of(pid, (start, program.identity.clamp(start, end)))?;
+        // Without the room that is kept for longer values: a reader takes an empty string for the end.
+        for piece in [(program.identity.clamp(start, end), end)].into_iter().chain(program.moved_environment)
+        {
+            let strings = self.memory_of(pid, piece)?;
+            for string in strings.split(|byte| *byte == 0).filter(|string| !string.is_empty()) {
+                text.extend_from_slice(string);
+                text.push(0);
+            }
+        }
+        Some(text)
     }
 
     fn auxiliary_vector(&self, pid: u32) -> Option<Vec<u8>> {

@@ -105,6 +105,8 @@ pub struct Kernel {
     pub config: Config,
     /// Host name.
     pub hostname: RefCell<Vec<u8>>,
+    /// Names of environment variables that say who this guest is.
+    pub identity: RefCell<Vec<Vec<u8>>>,
     /// Domain name.
     pub domainname: RefCell<Vec<u8>>,
     /// Counters since the last restore.
@@ -172,6 +174,7 @@ impl Kernel {
             random,
             config,
             hostname: RefCell::new(b"seuss".to_vec()),
+            identity: RefCell::new(spec.identity.clone()),
             domainname: RefCell::new(b"(none)".to_vec()),
             counters: Cell::default(),
             switches_before: Cell::new(0),

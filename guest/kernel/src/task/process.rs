@@ -47,6 +47,10 @@ pub struct Program {
     pub arguments: (u64, u64),
     /// Likewise for the environment.
     pub environment: (u64, u64),
+    /// Where in it the variables begin that say who the guest is, with room for longer ones.
+    pub identity: u64,
+    /// Where such variables were put that had become too long for their room: first byte and end.
+    pub moved_environment: Vec<(u64, u64)>,
     /// The auxiliary vector, as bytes.
     pub auxv: Vec<u8>,
     /// Lowest address of the code, its end, start of the stack.
