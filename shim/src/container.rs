@@ -262,6 +262,7 @@ fn plan_guest(
     let hostname =
         if matches!(role, Role::Alone) || pod_hostname.is_empty() { short_id } else { pod_hostname };
     let mut plan = spec::translate(spec, &hostname)?;
+    plan.process.identity = Policy::read(spec)?.identity_env.into_iter().map(String::into_bytes).collect();
     let mounts: Vec<MountSpec> = request.rootfs.iter().map(mount_spec).collect();
     let prepared = prepare::prepare(bundle, spec, &mounts, &mut plan.process)?;
     Ok((plan, prepared))

@@ -100,7 +100,7 @@ pub struct RunArgs {
     pub store: Option<PathBuf>,
 
     /// Go on from a snapshot of the store (name, id, or beginning of an id) instead of starting a program
-    #[arg(long, value_name = "SNAPSHOT", requires = "store", conflicts_with_all = ["program", "env", "cwd", "user"])]
+    #[arg(long, value_name = "SNAPSHOT", requires = "store", conflicts_with_all = ["program", "cwd", "user", "identity_env"])]
     pub from: Option<String>,
 
     /// Name of snapshots that the program takes without naming a key
@@ -124,9 +124,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "NETWORK", value_enum, default_value_t)]
     pub network: network::NetworkChoice,
 
-    /// Set an environment variable, or, without `=VALUE`, take it from here; may be repeated
+    /// Set an environment variable, or, without `=VALUE`, take it from here; may be repeated. With --from: another value of a variable that the program was started with
     #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
+
+    /// Name of an environment variable that clones may have another value of, up to 256 bytes long in place; may be repeated
+    #[arg(long, value_name = "NAME", default_values_t = ["HOSTNAME".to_owned()])]
+    pub identity_env: Vec<String>,
 
     /// Working directory [default: the image's, or /]
     #[arg(short = 'w', long, value_name = "DIR")]

@@ -164,6 +164,7 @@ impl Snapshots {
             args: process.args.clone(),
             hostname: process.hostname.clone(),
             env: env.cloned().collect(),
+            identity: names.iter().map(|name| name.clone().into_bytes()).collect(),
             files: files.cloned().collect(),
             ..ProcessSpec::default()
         }

@@ -265,7 +265,7 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
         terminal: manifest.terminal,
     };
     Ok(CloneConfig {
-        process: clone_process(&args.hostname),
+        process: ProcessSpec { env: given_environment(&args.env), ..clone_process(&args.hostname) },
         origin,
         stdio: own_stdio()?,
         name: format!("seuss-{}", std::process::id()),
@@ -282,6 +282,15 @@ pub(super) fn clone_process(hostname: &str) -> ProcessSpec {
         hostname: hostname.as_bytes().to_vec(),
         ..ProcessSpec::default()
     }
+}
+
+/// The command line's variables, those taken from here that are set here.
+fn given_environment(own: &[String]) -> Vec<Vec<u8>> {
+    let given = |entry: &String| match entry.contains('=') {
+        true => Some(entry.clone()),
+        false => std::env::var(entry).ok().map(|value| format!("{entry}={value}")),
+    };
+    own.iter().filter_map(given).map(String::into_bytes).collect()
 }
 
 fn open_image(args: &RunArgs, rootfs: &Path) -> Result<RootImage, RunError> {
@@ -329,6 +338,7 @@ fn describe(args: &RunArgs, image: &RootImage, terminal: bool) -> Result<Process
         hostname: args.hostname.clone().into_bytes(),
         read_only_root: args.read_only,
         files: name_resolution(image, args.network)?,
+        identity: args.identity_env.iter().map(|name| name.clone().into_bytes()).collect(),
         ..ProcessSpec::default()
     })
 }

@@ -108,8 +108,12 @@ fn fields(subject: &Subject<'_>, images: &[ImageRef]) -> Fields {
     fields.list(account::of(&process.files).iter().map(Vec::as_slice));
     fields.list(images.iter().map(|image| image.digest.as_slice()));
     fields.list(process.args.iter().map(Vec::as_slice));
-    let env = process.env.iter().filter(|entry| !is_identity_env(entry, subject.identity_env));
-    fields.list(env.map(Vec::as_slice));
+    // Of identity the names count: a clone can be given another value of a variable, but no other variable.
+    let env = process.env.iter().map(|entry| match entry.iter().position(|byte| *byte == b'=') {
+        Some(end) if is_identity_env(entry, subject.identity_env) => &entry[..end],
+        _ => entry.as_slice(),
+    });
+    fields.list(env);
     fields.put(&process.cwd);
     let limits = [process.nofile, process.nproc, subject.memory_bytes];
     let flags = [process.read_only_root, process.terminal].map(u64::from);
@@ -171,7 +175,8 @@ mod tests {
     #[test]
     fn everything_else_counts() {
         let known = keys(&[1, 2], |_| {});
-        let changes: [fn(&mut ProcessSpec); 7] = [
+        let changes: [fn(&mut ProcessSpec); 8] = [
+            |process| drop(process.env.remove(0)),
             |process| process.args[1] = b"other.py".to_vec(),
             // Moved from one field to the next.
             |process| process.args = vec![b"python3".to_vec(), b"app.p".to_vec(), b"y".to_vec()],
