@@ -108,12 +108,7 @@ fn asyncio_answers() -> Result<(), Failure> {
 #[test]
 fn no_two_clones_are_alike() -> Result<(), Failure> {
     let Some(shop) = Shop::new("python")? else { return Ok(()) };
-    // The module as the image would have it.
-    let program = format!(
-        "import sys, types\nmodule = types.ModuleType('seuss')\nexec({:?}, module.__dict__)\nsys.modules['seuss'] = module\n{}",
-        include_str!("../../guest/sdk/python/seuss.py"),
-        include_str!("../programs/identity_server.py")
-    );
+    let program = with_python_module(include_str!("../programs/identity_server.py"));
     shop.capture("python", &["python3", "-c", &program])?;
     Ok(are_different(
         &shop,
@@ -126,7 +121,26 @@ fn no_two_clones_are_alike() -> Result<(), Failure> {
 #[test]
 fn no_two_clones_of_node_are_alike() -> Result<(), Failure> {
     let Some(shop) = Shop::new("node")? else { return Ok(()) };
-    // The module as the image would have it.
+    let program = with_node_module(&shop, include_str!("../programs/identity_server.js"))?;
+    shop.capture("node", &["node", "-e", &program])?;
+    Ok(are_different(
+        &shop,
+        "who",
+        &["bytes", "async", "uuid", "web", "math", "key", "hostname", "id"],
+        &["started", "restored", "answered", "generation"],
+    )?)
+}
+
+/// `program` of Python, with the module as the image would have it.
+fn with_python_module(program: &str) -> String {
+    let module = include_str!("../../guest/sdk/python/seuss.py");
+    format!(
+        "import sys, types\nmodule = types.ModuleType('seuss')\nexec({module:?}, module.__dict__)\nsys.modules['seuss'] = module\n{program}"
+    )
+}
+
+/// `program` of Node.js, with the module as the image would have it.
+fn with_node_module(shop: &Shop, program: &str) -> Result<String> {
     let addon = shop.dir.path().join("seuss.node");
     let source = paths::repository().join("guest/sdk/node/seuss.c");
     command::output(
@@ -136,18 +150,35 @@ fn no_two_clones_of_node_are_alike() -> Result<(), Failure> {
     let addon: String = addon.iter().map(|byte| format!("{byte:02x}")).collect();
     let module =
         serde_json::to_string(include_str!("../../guest/sdk/node/seuss.js")).context("the module")?;
-    let program = format!(
+    Ok(format!(
         "const fs = require('fs'); fs.writeFileSync('/tmp/seuss.node', Buffer.from('{addon}', 'hex'));\n\
-         fs.writeFileSync('/tmp/seuss.js', {module});\n(() => {{ {} }})();",
-        include_str!("../programs/identity_server.js")
-    );
-    shop.capture("node", &["node", "-e", &program])?;
-    Ok(are_different(
-        &shop,
-        "who",
-        &["bytes", "async", "uuid", "web", "math", "key", "hostname", "id"],
-        &["started", "restored", "answered", "generation"],
-    )?)
+         fs.writeFileSync('/tmp/seuss.js', {module});\n(() => {{ {program} }})();"
+    ))
+}
+
+/// What a program registered to run before a snapshot has run before one that it did not ask for.
+fn hooks_run(shop: &Shop, image: &str, words: &[&str]) -> Result<()> {
+    shop.capture(image, words)?;
+    for body in shop.ask(4, "hooks")? {
+        let ran: Value = serde_json::from_str(&body).context("an answer")?;
+        let expected = serde_json::json!({ "before": 1, "after": 0, "restored": 1 });
+        check(ran == expected, || format!("{ran} instead of {expected}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn pythons_hooks_run_around_a_capture_from_outside() -> Result<(), Failure> {
+    let Some(shop) = Shop::new("python")? else { return Ok(()) };
+    let program = with_python_module(include_str!("../programs/hooks_server.py"));
+    Ok(hooks_run(&shop, "python", &["python3", "-c", &program])?)
+}
+
+#[test]
+fn hooks_of_node_run_around_a_capture_from_outside() -> Result<(), Failure> {
+    let Some(shop) = Shop::new("node")? else { return Ok(()) };
+    let program = with_node_module(&shop, include_str!("../programs/hooks_server.js"))?;
+    Ok(hooks_run(&shop, "node", &["node", "-e", &program])?)
 }
 
 /// Clones answer with another value of each of `different`, and with the same of each of `same`.

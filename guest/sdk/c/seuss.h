@@ -31,4 +31,46 @@ static inline int seuss_snapshot(const char *level, const char *key) {
     return put == len ? 0 : -1;
 }
 
+/* What a listener is told. */
+enum seuss_event {
+    SEUSS_CAPTURE = 1, /* a snapshot is about to be taken from outside: prepare, then call seuss_ready(); it waits for a second at the most */
+    SEUSS_CAPTURED,    /* in the guest that goes on: it was taken */
+    SEUSS_FAILED,      /* in the guest that goes on: it could not be taken */
+    SEUSS_RESTORED,    /* in a clone; `number` is the generation */
+};
+
+/* A descriptor that is told of snapshots which are taken from outside (a pod that is ready), for seuss_next(); it can be polled. -1 and errno: ENOENT outside of a guest, EMFILE: there
+ * are 64 listeners. */
+static inline int seuss_listen(void) {
+    char text[256];
+    int device = open("/dev/seuss", O_RDWR | O_CLOEXEC);
+    if (device < 0) return -1;
+    /* The generation as it is now is no news. */
+    if (read(device, text, sizeof text) >= 0 && write(device, "hooks", 5) == 5) return device;
+    close(device);
+    return -1;
+}
+
+/* Wait for what happens next: one of enum seuss_event, and its number. -1 and errno. */
+static inline int seuss_next(int device, long *number) {
+    static const char *const names[] = { "capture ", "captured ", "failed ", "generation " };
+    char text[256] = { 0 };
+    if (read(device, text, sizeof text - 1) < 0) return -1;
+    for (int event = SEUSS_CAPTURE; event <= SEUSS_RESTORED; event++) {
+        size_t len = strlen(names[event - 1]);
+        if (strncmp(text, names[event - 1], len) == 0) {
+            *number = strtol(text + len, NULL, 10);
+            return event;
+        }
+    }
+    return 0;
+}
+
+/* This listener is ready for capture `number`. 0, or -1 and errno. */
+static inline int seuss_ready(int device, long number) {
+    char text[32];
+    int len = snprintf(text, sizeof text, "ready %ld", number);
+    return write(device, text, (size_t)len) == len ? 0 : -1;
+}
+
 #endif

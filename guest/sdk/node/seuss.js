@@ -7,7 +7,10 @@
  *   seuss.afterRestore((generation) => openConnections());
  *   seuss.snapshot('function', 'models-v3');       // returns here, and in every clone
  *
- * Where snapshots are taken from outside (a pod that is ready), call `seuss.refresh()` at the start of each request: it costs some microseconds, and in a new
+ * `seuss.watch()`, once, lets hooks run around snapshots that are taken from outside, too (a pod that is ready): those of `beforeSnapshot` may return promises, and the snapshot
+ * waits for them, for a second at the most; those of `afterSnapshot` run in the guest that goes on. It occupies one thread of libuv's pool, and keeps the program alive.
+ *
+ * Where it is not used, call `seuss.refresh()` at the start of each request: it costs some microseconds, and in a new
  * clone it calls the functions of `afterRestore`, after process.env got the variables that differ (HOSTNAME and the like) and random numbers became its own.
  *
  * OpenSSL keeps its generator in the program's memory, so that clones would draw the same numbers and make the same keys; Node.js has no function that seeds it anew.
@@ -23,6 +26,7 @@ const path = require('path');
 const DEVICE = '/dev/seuss';
 const SEEDER = path.join(__dirname, 'seuss.node');
 const before = [];
+const taken = [];
 const after = [];
 
 /** What execve(2) laid down, with what a restore has written over it. */
@@ -60,9 +64,14 @@ if (available() && !fs.existsSync(SEEDER)) {
 let laidDown = environment();
 let known = available() ? identity() : undefined;
 
-/** Call `hook()` before a snapshot is taken with `snapshot`; the last one registered is called first. */
+/** Call `hook()` before a snapshot is taken with `snapshot`, or, with `watch`, from outside; the last one registered is called first. */
 function beforeSnapshot(hook) {
   before.push(hook);
+}
+
+/** Call `hook()` in the guest that goes on when a snapshot was taken, or could not be: the counterpart of `beforeSnapshot`. */
+function afterSnapshot(hook) {
+  taken.push(hook);
 }
 
 /** Call `hook(generation)` in every clone. */
@@ -125,8 +134,41 @@ function snapshot(level = 'function', key = '') {
   } finally {
     fs.closeSync(device);
   }
-  refresh();
+  if (!refresh()) for (const hook of taken) hook();
   return generation();
 }
 
-module.exports = { afterRestore, available, beforeSnapshot, generation, instance, refresh, snapshot };
+/** Call each hook; one that fails is told and keeps no other from being called. */
+async function call(hooks) {
+  for (const hook of hooks) {
+    try {
+      await hook();
+    } catch (error) {
+      console.error(error);
+    }
+  }
+}
+
+/** Let hooks run around snapshots that are taken from outside, and `refresh` when this has become a clone. Once is enough. */
+function watch() {
+  if (known === undefined) return;
+  const device = fs.openSync(DEVICE, 'r+');
+  fs.writeSync(device, 'hooks');
+  const text = Buffer.alloc(256);
+  const next = () => fs.read(device, text, 0, text.length, null, async (error, length) => {
+    if (error) throw error;
+    const [what, number] = text.toString('latin1', 0, length).split(/\s+/);
+    if (what === 'capture') {
+      await call([...before].reverse());
+      fs.writeSync(device, `ready ${number}`);
+    } else if (what === 'generation') {
+      refresh();
+    } else {
+      await call(taken);
+    }
+    next();
+  });
+  next();
+}
+
+module.exports = { afterRestore, afterSnapshot, available, beforeSnapshot, generation, instance, refresh, snapshot, watch };

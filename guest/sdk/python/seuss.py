@@ -9,8 +9,11 @@
 
 Where snapshots are taken from outside (a pod that is ready), a clone learns of it in one of two ways:
 
-    seuss.watch()       # once: a thread waits for it
+    seuss.watch()       # once: a thread waits for it, and is told before such a snapshot is taken
     seuss.refresh()     # at the start of each request: a few microseconds
+
+`watch` lets the functions of `before_snapshot` run before a snapshot is taken from outside, too; the snapshot waits for them, for a second at the most. Those of
+`after_snapshot` run in the guest that goes on. All of these run in the watching thread.
 
 In every clone `random` is seeded anew, OpenSSL (`ssl`) gets fresh entropy, and os.environ gets the variables that differ (HOSTNAME and the like) before the functions of `after_restore` are called.
 Outside of a guest (no /dev/seuss) `available()` is false, `refresh` and `watch` do nothing, and `snapshot` raises OSError. The device's protocol is told in guest/DESIGN.md.
@@ -20,9 +23,11 @@ import os
 import random
 import sys
 import threading
+import traceback
 
 DEVICE = "/dev/seuss"
 _before = []
+_taken = []
 _after = []
 _lock = threading.Lock()
 
@@ -57,8 +62,14 @@ def available():
 
 
 def before_snapshot(function):
-    """Call `function()` before a snapshot is taken with `snapshot`; the last one registered is called first. Usable as a decorator."""
+    """Call `function()` before a snapshot is taken with `snapshot`, or, with `watch`, from outside; the last one registered is called first. Usable as a decorator."""
     _before.append(function)
+    return function
+
+
+def after_snapshot(function):
+    """Call `function()` in the guest that goes on when a snapshot was taken, or could not be: the counterpart of `before_snapshot`. Usable as a decorator."""
+    _taken.append(function)
     return function
 
 
@@ -92,7 +103,8 @@ def snapshot(level="function", key=""):
         os.write(device, f"snapshot {level} {key}".encode())
     finally:
         os.close(device)
-    refresh()
+        if not refresh():
+            _call(_taken)
     return generation()
 
 
@@ -105,16 +117,41 @@ def refresh():
 
 
 def watch():
-    """Start a thread that calls `refresh` when this becomes a clone. Once is enough."""
-    if available():
-        threading.Thread(target=_watch, name="seuss", daemon=True).start()
+    """Start a thread that calls `refresh` when this becomes a clone, and hooks around snapshots that are taken from outside. Once is enough."""
+    if not available():
+        return
+    device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # Here, so that no snapshot comes between.
+        os.write(device, b"hooks")
+    except OSError:
+        # More listeners than the guest takes: restores are told all the same.
+        pass
+    threading.Thread(target=_watch, args=(device,), name="seuss", daemon=True).start()
 
 
-def _watch():
-    device = os.open(DEVICE, os.O_RDONLY | os.O_CLOEXEC)
+def _watch(device):
     while True:
-        # The first read returns at once, the next ones when something has changed.
-        _take(_identity(device))
+        # The first read returns at once, the next ones when something has happened.
+        words = os.read(device, 256).split()
+        if words[0] == b"capture":
+            try:
+                _call(reversed(_before))
+            finally:
+                os.write(device, b"ready " + words[1])
+        elif words[0] == b"generation":
+            _take((int(words[1]), words[3].decode()))
+        else:
+            _call(_taken)
+
+
+def _call(functions):
+    """Call each; one that raises is told and keeps no other from being called."""
+    for function in functions:
+        try:
+            function()
+        except Exception:
+            traceback.print_exc()
 
 
 def _take(now):

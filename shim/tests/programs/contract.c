@@ -195,7 +195,8 @@ int main(int argc, char **argv) {
     MUST(connect(other, (struct sockaddr *)&at, sizeof at));
     struct epoll_event events[4];
     int ready = 0;
-    for (int tries = 0; ready != 3 && tries < 50; tries++) {
+    for (int tries = 0; ready != 3 && tries < 500; tries++) {
+        usleep(20000);
         int count = (int)MUST(epoll_wait(many, events, 4, 2000));
         for (int i = 0; i < count; i++) ready |= (int)events[i].data.u32;
     }

@@ -58,7 +58,7 @@ impl Layout {
         let gap = STACK_RANGE + stack_bytes.max(STACK_GAP).next_multiple_of(PAGE_SIZE);
         Self {
             stack_top: STACK_TOP - pages(STACK_RANGE),
-            stack_skew: random.next_u64() % STACK_SKEW & !15,
+            stack_skew: (random.next_u64() % STACK_SKEW) & !15,
             mmap_top: STACK_TOP - gap - pages(MMAP_RANGE),
             program: PROGRAM_BASE + pages(PROGRAM_RANGE),
             heap_gap: pages(HEAP_RANGE),

@@ -96,6 +96,8 @@ pub struct Fs {
     pub opening: RefCell<BTreeMap<Tid, Rc<File>>>,
     /// Who waits for whose record lock, for EDEADLK.
     pub lock_waits: LockWaits,
+    /// The stream behind the standard error of the first process.
+    stderr: RefCell<Weak<HostStream>>,
     /// Who is told of signals (signalfd(2)).
     signal_watchers: RefCell<Vec<Weak<dyn SignalWatcher>>>,
 }
@@ -123,6 +125,7 @@ impl Fs {
             mounts: mounts.clone(),
             opening: RefCell::default(),
             lock_waits: LockWaits::default(),
+            stderr: RefCell::default(),
             signal_watchers: RefCell::default(),
         };
         mounts.borrow_mut().push(Mount { path: b"/".to_vec(), root, options: "rw,relatime" });
@@ -138,7 +141,7 @@ impl Fs {
     }
 
     /// The superuser's view from the root, for the library OS itself.
-    fn own_context(&self) -> Context<'static> {
+    pub(super) fn own_context(&self) -> Context<'static> {
         Context {
             subject: Subject::ROOT,
             root: self.root.clone(),
@@ -295,7 +298,19 @@ impl Fs {
             open(spec.stdio[1], flags::O_WRONLY)?,
             open(spec.stdio[2], flags::O_WRONLY)?,
         ];
+        if let Some((stream, _)) = streams.get(&spec.stdio[2]) {
+            let mut known = self.stderr.borrow_mut();
+            // That of the first process is made before any other's, and may be closed for good.
+            if known.ptr_eq(&Weak::new()) {
+                *known = Rc::downgrade(stream);
+            }
+        }
         Ok((files, None))
+    }
+
+    /// The container's standard error, while somebody in the guest has it open.
+    pub(super) fn first_stderr(&self) -> Option<Rc<HostStream>> {
+        self.stderr.borrow().upgrade()
     }
 
     /// A file without a name that lives in memory (memfd_create(2)).

@@ -4,9 +4,12 @@
 //! returns in the guest that goes on and in every clone. Reading gives `generation N`: N is 0 in a guest that was booted, and counts restores along
 //! the lineage in a clone; and `id HEX`, which no other guest has: random, and made anew at every restore. The first read of a description returns at once, the
 //! next one waits until the number has changed; poll(2) and epoll tell it, too.
+//!
+//! Writing `hooks` makes a description a listener of snapshots that are asked for from outside (a pod that is ready): see [`super::listeners`].
 
 use super::env::Env;
 use super::file::{File, FileOps};
+use super::listeners::{Announced, Listener, Listeners};
 use super::notify::Notifier;
 use crate::errno::{Errno, Result};
 use crate::mem::user::{Sink, Source};
@@ -15,7 +18,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 
 /// Longest key in bytes.
 const KEY_MAX: usize = 1024;
@@ -55,6 +58,7 @@ pub struct Snapshots {
     outcome: Cell<i64>,
     generation: Cell<u64>,
     id: Cell<[u8; ID_BYTES]>,
+    listeners: Listeners,
     notifier: Notifier,
 }
 
@@ -69,6 +73,7 @@ impl Snapshots {
             outcome: Cell::new(0),
             generation: Cell::new(0),
             id: Cell::default(),
+            listeners: Listeners::default(),
             notifier: Notifier::new(woken),
         }
     }
@@ -78,6 +83,27 @@ impl Snapshots {
         *self.wanted.borrow_mut() = Some(wanted);
         self.asked.set(self.asked.get() + 1);
         self.asked.get()
+    }
+
+    /// A snapshot is asked for from outside: as [`Self::ask`] once those who listen are ready for it. Returns the announcement's number if they have to be waited for.
+    pub fn ask_from_outside(&self, wanted: Wanted) -> Option<u64> {
+        match self.listeners.announce(wanted) {
+            Announced::ToNobody(wanted) => {
+                self.ask(wanted);
+                None
+            }
+            Announced::As(number) => {
+                self.notifier.notify(Readiness::READABLE);
+                Some(number)
+            }
+        }
+    }
+
+    /// Who has not answered announcement `number` by now is not waited for. Returns how many there are.
+    pub fn wait_no_longer(&self, number: u64) -> usize {
+        let (late, wanted) = self.listeners.wait_no_longer(number);
+        wanted.map(|wanted| self.ask(wanted));
+        late
     }
 
     /// Whether a snapshot is to be taken.
@@ -97,6 +123,20 @@ impl Snapshots {
         self.outcome.set(outcome);
         self.done.set(self.asked.get());
         self.notifier.notify(Readiness::WRITABLE);
+    }
+
+    /// As [`Self::finish`], of a snapshot that may have been announced.
+    pub fn finish_announced(&self, outcome: i64) {
+        self.listeners.finish(outcome);
+        self.finish(outcome);
+        self.notifier.notify(Readiness::READABLE);
+    }
+
+    /// Nothing runs: ask for what was announced and all have answered.
+    pub fn ask_for_answered(&self) {
+        if let Some(wanted) = self.listeners.take_answered() {
+            self.ask(wanted);
+        }
     }
 
     /// How often the lineage was restored.
@@ -120,6 +160,7 @@ impl Snapshots {
     pub fn restored(&self, generation: u64, id: [u8; ID_BYTES]) {
         self.generation.set(generation);
         self.id.set(id);
+        self.listeners.forget_ends();
         self.notifier.notify(Readiness::READABLE);
     }
 }
@@ -131,17 +172,44 @@ pub struct SnapshotDevice {
     asked: Cell<Option<u64>>,
     /// The generation that was read last.
     seen: Cell<Option<u64>>,
+    /// It is told of captures before they happen.
+    listener: OnceCell<Rc<Listener>>,
 }
 
 impl SnapshotDevice {
     /// A description that has seen nothing yet.
     #[must_use]
     pub fn new(env: &Rc<Env>) -> Self {
-        Self { env: env.clone(), asked: Cell::new(None), seen: Cell::new(None) }
+        Self { env: env.clone(), asked: Cell::new(None), seen: Cell::new(None), listener: OnceCell::new() }
     }
 
     fn is_new(&self) -> bool {
         self.seen.get() != Some(self.env.snapshots.generation())
+    }
+
+    /// What a listener has to be told of captures.
+    fn news(&self) -> Option<(String, impl FnOnce())> {
+        self.env.snapshots.listeners.news(self.listener.get()?)
+    }
+
+    /// `hooks` and `ready N`; `None`: it is something else.
+    fn command(&self, text: &[u8]) -> Option<Result> {
+        let mut words = text.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+        let snapshots = &self.env.snapshots;
+        match (words.next()?, words.next(), words.next()) {
+            (b"hooks", None, None) if self.listener.get().is_some() => Some(Ok(())),
+            (b"hooks", None, None) => Some(snapshots.listeners.add().map(|listener| {
+                let _ = self.listener.set(listener);
+            })),
+            (b"ready", Some(number), None) => {
+                let number = core::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+                let (Some(listener), Some(number)) = (self.listener.get(), number) else {
+                    return Some(Err(Errno::EINVAL));
+                };
+                Some(snapshots.listeners.answer(listener, number))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -170,7 +238,10 @@ fn parse(text: &[u8]) -> Result<Wanted> {
 impl FileOps for SnapshotDevice {
     fn read(&self, _file: &File, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
         if !self.is_new() {
-            return Err(Errno::EAGAIN);
+            let (text, told) = self.news().ok_or(Errno::EAGAIN)?;
+            let stored = sink.put(text.as_bytes())?;
+            told();
+            return Ok(stored);
         }
         let generation = self.env.snapshots.generation();
         let id: String = self.env.snapshots.id().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -192,20 +263,23 @@ impl FileOps for SnapshotDevice {
                 failed => Err(Errno(u16::try_from(-failed).unwrap_or(Errno::EIO.0))),
             };
         }
-        // The base snapshot that is due comes first.
-        self.env.base.check_outside()?;
         let mut text = [0; KEY_MAX + 32];
         if len > text.len() {
             return Err(Errno::EINVAL);
         }
+        // The base snapshot that is due comes first.
+        self.env.base.check_outside()?;
         let taken = source.take(&mut text[..len])?;
+        if let Some(outcome) = self.command(&text[..taken]) {
+            return outcome.map(|()| len);
+        }
         self.asked.set(Some(snapshots.ask(parse(&text[..taken])?)));
         Err(Errno::EAGAIN)
     }
 
     fn poll(&self, _file: &File) -> Readiness {
         let mut ready = Readiness::empty();
-        ready.set(Readiness::READABLE, self.is_new());
+        ready.set(Readiness::READABLE, self.is_new() || self.news().is_some());
         ready.set(
             Readiness::WRITABLE,
             self.asked.get().is_none_or(|asked| self.env.snapshots.done.get() >= asked),
@@ -215,6 +289,14 @@ impl FileOps for SnapshotDevice {
 
     fn notifier(&self) -> Option<&Notifier> {
         Some(&self.env.snapshots.notifier)
+    }
+}
+
+impl Drop for SnapshotDevice {
+    fn drop(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            self.env.snapshots.listeners.remove(&listener);
+        }
     }
 }
 

@@ -46,9 +46,13 @@ impl Kernel {
         let Some(wanted) = self.fs.env.snapshots.take() else { return };
         if let Some(obstacle) = self.obstacle(&wanted) {
             self.put_off(obstacle);
+            self.fs.env.snapshots.finish_announced(-i64::from(Errno::EBUSY.0));
             return;
         }
         let in_base_phase = self.runtime.borrow().is_some();
+        if !in_base_phase {
+            self.note_restore_hooks();
+        }
         // What a program uses of its text once it is ready is learnt page by page (vmm/DESIGN.md); what one uses that has yet to import everything is not known, and a large page is one
         // fault of a shadow-paging KVM's.
         let outcome = self.park_all(in_base_phase).and_then(|()| self.classify());
@@ -57,7 +61,7 @@ impl Kernel {
                 self.machine.write_capture_area(&classes);
                 drop(classes);
                 // A clone finds the request done.
-                self.fs.env.snapshots.finish(0);
+                self.fs.env.snapshots.finish_announced(0);
                 self.call_capture(&wanted)
             }
             Err(errno) => {
@@ -71,7 +75,7 @@ impl Kernel {
             self.end_base_phase();
         }
         if outcome < 0 {
-            self.fs.env.snapshots.finish(outcome);
+            self.fs.env.snapshots.finish_announced(outcome);
         }
         self.slice_start.set(self.machine.tsc());
     }
@@ -187,6 +191,7 @@ impl Kernel {
         if !restored.spec.hostname.is_empty() {
             *self.hostname.borrow_mut() = restored.spec.hostname.clone();
         }
+        let was_base = self.runtime.borrow().is_some();
         if let Err(conflict) = self.end_base_phase_over(restored.images) {
             let message = conflict.to_string().into_bytes();
             let gpa = self.machine.gpa_of(message.as_ptr());
@@ -215,6 +220,10 @@ impl Kernel {
         self.fs.env.snapshots.restored(restored.generation, id);
         let pid = self.process_of_token(0).map_or(0, |process| process.pid);
         self.machine.host_call(Op::Started, [0, u64::from(pid), 0, 0, 0, 0]);
+        if was_base {
+            self.note_restore_hooks();
+        }
+        self.begin_restore_hooks(restored.generation, id);
     }
 }
 

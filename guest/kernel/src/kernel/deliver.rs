@@ -257,6 +257,8 @@ impl Kernel {
 
     /// Write a line to the VMM's log. Levels: 1 error .. 5 trace.
     pub fn log(&self, level: u64, message: &str) {
+        // On the heap: a clone's constants do not lie at the guest-physical address that the image would tell.
+        let message = message.as_bytes().to_vec();
         let gpa = self.machine.gpa_of(message.as_ptr());
         self.machine.host_call(seuss_abi::call::Op::Log, [level, gpa, message.len() as u64, 0, 0, 0]);
     }

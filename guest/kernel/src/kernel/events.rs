@@ -34,7 +34,7 @@ impl Kernel {
                     reset_connections: event.b & snapshot::RESET_CONNECTIONS != 0,
                     settled_ns: event.c,
                 };
-                self.fs.env.snapshots.ask(Wanted {
+                self.announce_capture(Wanted {
                     level: u64::from(event.a),
                     key: Vec::new(),
                     images: 0,

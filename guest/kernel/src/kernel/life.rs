@@ -350,6 +350,7 @@ impl Kernel {
             self.forget_process(process.pid);
             return;
         }
+        self.hook_ended(process.pid, status);
         let Some(parent) = self.process(process.parent.get()).filter(|parent| !parent.is_zombie()) else {
             self.forget_process(process.pid);
             return;

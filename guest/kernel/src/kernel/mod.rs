@@ -8,6 +8,7 @@ pub mod capture;
 pub mod deliver;
 pub mod events;
 mod fault_address;
+mod hooks;
 mod identity;
 pub mod info;
 mod jump;
@@ -134,6 +135,8 @@ pub struct Kernel {
     told_ready: Cell<bool>,
     /// When the program last grew: a listening socket, a thread, a process, a mapped file (CLOCK_MONOTONIC).
     grown_ns: Cell<u64>,
+    /// What runs after a restore.
+    hooks: hooks::Hooks,
     /// While only the layers of the runtime are shown.
     runtime: RefCell<Option<base::Runtime>>,
 }
@@ -161,7 +164,7 @@ impl Kernel {
             Ok(vdso) => vdso,
             Err(_) => return Err((machine, "no memory for the vDSO".into())),
         };
-        let slice_start = machine.tsc();
+        let (slice_start, grown_ns) = (machine.tsc(), machine.monotonic_ns());
         Ok(Self {
             net: Net::new(&env),
             fs,
@@ -190,7 +193,8 @@ impl Kernel {
             slice_start: Cell::new(slice_start),
             yielding: Cell::new(false),
             told_ready: Cell::new(false),
-            grown_ns: Cell::new(started_ns),
+            grown_ns: Cell::new(grown_ns),
+            hooks: hooks::Hooks::default(),
             runtime: RefCell::new(runtime),
         })
     }

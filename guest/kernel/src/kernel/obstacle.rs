@@ -22,9 +22,11 @@ impl Kernel {
         self.grown_ns.set(self.machine.monotonic_ns());
     }
 
-    /// Whether a process runs that the VMM has started beside the first one, or a child of one.
+    /// Whether a process runs that the VMM has started beside the first one, a restore hook, or a child of one.
     fn has_foreign_process(&self) -> bool {
-        self.processes().iter().any(|process| process.is_foreign && !process.is_zombie())
+        self.processes()
+            .iter()
+            .any(|process| (process.is_foreign || process.is_hook.get()) && !process.is_zombie())
     }
 
     /// What stands in the way of `wanted`. That something foreign runs stands in the way of every snapshot: no clone knows what to do with it.

@@ -301,7 +301,7 @@ impl Kernel {
     /// Put a thread into the run queue.
     pub(super) fn make_runnable(&self, thread: &Rc<Thread>) {
         thread.state.set(State::Runnable);
-        self.run_queue.borrow_mut().push_back(thread.tid);
+        self.queue(&thread.process, thread.tid);
     }
 
     /// The way out of the library OS: serve what has happened meanwhile, then go on with the current thread, or with another one if the current one waits, is
@@ -332,6 +332,7 @@ impl Kernel {
                 return self.resume(&thread);
             }
             self.wake_all_due();
+            self.advance_hooks();
             candidate = self.next_in_queue();
             if candidate.is_none() {
                 self.idle();
@@ -357,6 +358,8 @@ impl Kernel {
                     Timer::Thread(tid) => self.woken.push(tid),
                     Timer::Alarm(pid) => self.alarm(pid, now_ns),
                     Timer::Posix(pid, id) => self.posix_timer(pid, id, now_ns),
+                    Timer::Announcement(number) => self.capture_unanswered(number),
+                    Timer::Hooks => self.hooks_are_late(now_ns),
                     Timer::Descriptor(file, setting) => {
                         let next_ns = file.upgrade().and_then(|file| file.fired(setting));
                         if let Some(next_ns) = next_ns {
@@ -396,6 +399,11 @@ impl Kernel {
             self.told_ready.set(true);
             self.give_up_base();
             self.machine.host_call(Op::Ready, [0; 6]);
+        }
+        self.fs.env.snapshots.ask_for_answered();
+        if self.fs.env.snapshots.is_wanted() {
+            // Its announcement was answered, or has waited for long enough.
+            return self.capture();
         }
         self.machine.take_attention();
         self.machine.host_call(Op::Idle, [self.timers.next_ns(), 0, 0, 0, 0, 0]);

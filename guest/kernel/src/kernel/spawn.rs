@@ -4,7 +4,8 @@ use super::{Boot, Kernel};
 use crate::errno::Errno;
 use crate::exec::elf::ExecError;
 use crate::exec::{self, Request};
-use crate::fs::{FdTable, FsContext};
+use crate::fs::mount::Stdio;
+use crate::fs::{FdTable, File, FsContext};
 use crate::syscall::exec::FileLoader;
 use crate::syscall::system::default_limits;
 use crate::task::credentials::Credentials;
@@ -48,13 +49,16 @@ impl Kernel {
 
     /// Start the process that the VMM calls `token`, and tell the VMM how that went.
     pub(super) fn start(&self, token: u32, spec: &ProcessSpec) {
-        let mut outcome = self.spawn(token, spec);
+        // Once: who drops a stream closes it.
+        let stdio = self.fs.stdio(spec).map_err(ExecError::from);
+        let spawn = || self.spawn(Some(token), spec, stdio.clone()?);
+        let mut outcome = spawn();
         if self.fs.env.base.take_hit() {
             self.give_up_base();
             if outcome.is_err() {
                 // The first process, as only that one is started in the phase: its number is 1.
                 self.next_tid.set(1);
-                outcome = self.spawn(token, spec);
+                outcome = spawn();
             }
         }
         self.fs.env.base.run();
@@ -69,7 +73,12 @@ impl Kernel {
         self.machine.host_call(Op::Started, args);
     }
 
-    fn spawn(&self, token: u32, spec: &ProcessSpec) -> Result<u32, ExecError> {
+    /// Start a restore hook; the VMM knows nothing of it.
+    pub(super) fn spawn_hook(&self, spec: &ProcessSpec, stdio: [Rc<File>; 3]) -> Result<u32, ExecError> {
+        self.spawn(None, spec, (stdio, None))
+    }
+
+    fn spawn(&self, token: Option<u32>, spec: &ProcessSpec, stdio: Stdio) -> Result<u32, ExecError> {
         let pid = self.allocate_tid()?;
         let credentials = Credentials::new(spec.uid, spec.gid, spec.groups.clone());
         let fs = FsContext::new(&self.fs.root, spec.umask);
@@ -86,7 +95,7 @@ impl Kernel {
         }
         let nofile = if spec.nofile == 0 { NOFILE_DEFAULT } else { spec.nofile };
         let mut files = FdTable::new();
-        let (stdio, terminal) = self.fs.stdio(spec)?;
+        let (stdio, terminal) = stdio;
         for file in stdio {
             files.insert(file, false, nofile)?;
         }
@@ -112,7 +121,8 @@ impl Kernel {
             limits: default_limits(nofile, STACK_DEFAULT, self.config.threads_max as u64),
         };
         let now_ns = self.machine.boottime_ns();
-        let process = Rc::new(Process::new(pid, None, Some(token), parts, &self.woken, now_ns));
+        let process = Rc::new(Process::new(pid, None, token, parts, &self.woken, now_ns));
+        process.is_hook.set(token.is_none());
         *process.program.borrow_mut() = image.program;
         let mut context = Context::default();
         context.registers.rip = image.entry;

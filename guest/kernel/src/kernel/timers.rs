@@ -71,6 +71,10 @@ pub enum Timer {
     Posix(Pid, u32),
     /// A timer descriptor (timerfd), and the setting that the expiry belongs to.
     Descriptor(Weak<TimerFile>, u64),
+    /// The time for answers to an announced capture is over.
+    Announcement(u64),
+    /// A time of restore hooks is over.
+    Hooks,
 }
 
 /// Names an armed timer: its time and a sequence number.

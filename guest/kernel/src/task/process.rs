@@ -141,6 +141,8 @@ pub struct Process {
     pub exit_signal: Cell<u32>,
     /// Set while a vfork(2) parent waits: its tid.
     pub vfork_parent: Cell<Option<Tid>>,
+    /// It is a restore hook, or a descendant of one.
+    pub is_hook: Cell<bool>,
     /// Has called execve since fork (setpgid(2)).
     pub has_execed: Cell<bool>,
     /// It became a user who had more processes than RLIMIT_NPROC allows: the next execve(2) looks again (PF_NPROC_EXCEEDED).
@@ -233,6 +235,7 @@ impl Process {
             reaped: Cell::new(false),
             exit_signal: Cell::new(super::signal::SIGCHLD),
             vfork_parent: Cell::new(None),
+            is_hook: Cell::new(parent.is_some_and(|parent| parent.is_hook.get())),
             has_execed: Cell::new(false),
             user_has_too_many: Cell::new(false),
             program: RefCell::new(parent.map(|parent| parent.program.borrow().clone()).unwrap_or_default()),
