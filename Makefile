@@ -11,7 +11,7 @@ E2E := $(CARGO) run --quiet --package seuss-e2e --bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,HOME,CARGO_HOME,RUSTUP_HOME,SEUSS_CACHE,SEUSS_KEEP)
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare build shim harness guest run test images tools bench conformance node fmt clean
+.PHONY: help prepare build shim harness guest run test images tools bench soak conformance node fmt clean
 
 # Comparing with runc alone needs no shim.
 SHIM := $(if $(findstring seuss,$(RUNTIME)),shim)
@@ -53,6 +53,10 @@ tools: prepare ## fetch containerd 1.7 and 2.1, runc, crun and CNI plugins (unpa
 bench: RUNTIMES ?= runc,crun,seuss
 bench: build images ## run the benchmarks; writes target/bench/report.json (RUNS=25 RUNTIMES=runc,crun,seuss)
 	$(SUDO) target/debug/seuss-bench --runs $(RUNS) --runtimes $(RUNTIMES) --containerd $(CONTAINERD)
+
+soak: prepare ## 10,000 clones that must be distinct, 100,000 restores and exits that must leave nothing (half an hour)
+	SEUSS_TEST_CLONES=10000 $(CARGO) test --release --package seuss-shim --test contract -- --nocapture any_number_of_clones_are_distinct
+	SEUSS_SOAK_RESTORES=100000 $(CARGO) test --release --package seuss-shim --test soak -- --nocapture
 
 conformance: build images ## run each conformance program, and CPython's test suite, on Linux and in the guest and compare
 	cd guest/conformance && $(CARGO) run --quiet --bin seuss-conformance -- run

@@ -6,11 +6,15 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{skip_without_kvm, skip_without_root};
+use seuss_abi::spec::{InjectedFile, ProcessSpec};
+use seuss_shim::guest::{CloneConfig, Guest, Origin, Stdio};
+use seuss_snapshotter::snapshot::Store;
 
 const SEUSSCTL: &str = env!("CARGO_BIN_EXE_seussctl");
 
@@ -18,7 +22,7 @@ const SEUSSCTL: &str = env!("CARGO_BIN_EXE_seussctl");
 const DISTINCT: [&str; 8] =
     ["id", "boot_id", "uuid", "getrandom", "urandom", "at_random", "later_layout", "later_at_random"];
 /// What clones have from the program that was captured.
-const EQUAL: [&str; 17] = [
+const EQUAL: [&str; 18] = [
     "machine_id",
     "stack_guard",
     "layout",
@@ -36,6 +40,7 @@ const EQUAL: [&str; 17] = [
     "epoll",
     "new_connection",
     "inotify",
+    "unix",
 ];
 
 type Told = BTreeMap<String, String>;
@@ -50,6 +55,7 @@ impl Place {
             fs::create_dir_all(root.join(name)).unwrap();
         }
         fs::write(root.join("data"), "0123456789").unwrap();
+        fs::write(root.join("etc/resolv.conf"), "old text\n").unwrap();
         fs::write(root.join("etc/machine-id"), "00000000000000000000000000000001\n").unwrap();
         let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs/contract.c");
         let compiled =
@@ -74,12 +80,12 @@ impl Place {
     }
 
     /// Run the program to its snapshot and to its end.
-    fn boot(&self) -> Told {
+    fn boot(&self, words: &[&str]) -> Told {
         let env = ["HOSTNAME=booted", "POD_NAME=a", "OTHER=kept", "LANG=C.UTF-8", "TZ=UTC-3"];
         let mut args = vec!["run", "--rootfs", "root", "--memory", "64M", "--hostname", "booted"];
         args.extend(["--identity-env", "HOSTNAME", "--identity-env", "POD_NAME"]);
         args.extend(env.iter().flat_map(|entry| ["--env", entry]));
-        told(&self.seussctl(&[&args[..], &["--", "/contract"]].concat()))
+        told(&self.seussctl(&[&args[..], &["--", "/contract"], words].concat()))
     }
 
     fn clone_as(&self, name: &str, pod: &str) -> Told {
@@ -115,7 +121,7 @@ fn clones_are_what_the_contract_says() {
         return;
     }
     let place = Place::new();
-    let booted = place.boot();
+    let booted = place.boot(&[]);
     assert_eq!(booted["generation"], "0", "{booted:?}");
     assert_eq!((&*booted["connection"], &*booted["told"]), ("EAGAIN", "0"), "{booted:?}");
     // Time that a clone must have slept through.
@@ -164,6 +170,41 @@ fn are_distinct(all: &[Told]) {
     }
 }
 
+/// The shim's part: files that are a pod's own are put in place of the old ones.
+#[test]
+fn a_pods_own_files_are_there_before_its_program_goes_on() {
+    if skip_without_kvm() || skip_without_root() {
+        return;
+    }
+    let place = Place::new();
+    let booted = place.boot(&["quick"]);
+    assert_eq!((&*booted["resolv"], &*booted["resolv_open"]), ("old text", "old text"));
+    let store = Store::open(&place.0.path().join("store")).unwrap();
+    let origin = Origin::open(&store, store.resolve("contract").unwrap()).unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let file = InjectedFile {
+        path: b"/etc/resolv.conf".to_vec(),
+        mode: 0o644,
+        read_only: true,
+        content: b"new text\n".to_vec(),
+    };
+    let config = CloneConfig {
+        origin,
+        process: ProcessSpec { args: vec![b"clone".to_vec()], files: vec![file], ..ProcessSpec::default() },
+        stdio: Stdio { stdout: Some(writer.into()), ..Stdio::default() },
+        name: "clone".to_owned(),
+        snapshots: None,
+        pool: None,
+    };
+    let guest = Guest::restore(config, |_| {}).unwrap();
+    assert_eq!(guest.wait().unwrap().code(), Some(0));
+    drop(guest);
+    let mut out = String::new();
+    reader.read_to_string(&mut out).unwrap();
+    let clone = told(&out);
+    assert_eq!((&*clone["resolv"], &*clone["resolv_open"]), ("new text", "old text"));
+}
+
 /// All clones of one snapshot, however many, have of their own what the contract says that they have.
 #[test]
 fn any_number_of_clones_are_distinct() {
@@ -173,7 +214,7 @@ fn any_number_of_clones_are_distinct() {
     let count: usize =
         std::env::var("SEUSS_TEST_CLONES").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
     let place = Place::new();
-    let mut all = vec![place.boot()];
+    let mut all = vec![place.boot(&["quick"])];
     let out = place.seussctl(&["clone", "-n", &count.to_string(), "contract"]);
     // One after the other: each begins with its generation.
     let clones: Vec<_> = out.split("generation=1\n").skip(1).map(told).collect();

@@ -1,5 +1,5 @@
 /* What docs/snapshots.md says of a restore, item by item: state is set up, a snapshot is taken, and then each item is told, one `name=value` a line, in the guest that goes on and in
- * every clone. Which of them must be equal and which must differ is the test's business (shim/tests/contract.rs). */
+ * every clone; with an argument, no more than takes no time. Which of them must be equal and which must differ is the test's business (shim/tests/contract.rs). */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -74,7 +74,7 @@ static int listener(struct sockaddr_in *at) {
 
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (argc > 1) {
+    if (argc > 1 && strcmp(argv[1], "later") == 0) {
         char local;
         printf("later_layout=%p\n", (void *)&local);
         hex("later_at_random", (void *)getauxval(AT_RANDOM), 16);
@@ -95,6 +95,10 @@ int main(int argc, char **argv) {
     MUST(read(urandom, drawn, sizeof drawn));
     int data = (int)MUST(open("/data", O_RDONLY));
     MUST(lseek(data, 5, SEEK_SET));
+    int resolver = (int)MUST(open("/etc/resolv.conf", O_RDONLY));
+    int pair[2];
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    MUST(write(pair[0], "under way", 9));
 
     struct sockaddr_in at;
     int listening = listener(&at);
@@ -185,29 +189,39 @@ int main(int argc, char **argv) {
     memset(text, 0, 16);
     MUST(read(data, text, 5));
     printf("file=%.5s\n", text);
-
-    MUST(fcntl(served, F_SETFL, O_NONBLOCK));
-    printf("connection=%s\n", read(served, &byte, 1) < 0 ? strerrorname_np(errno) : "alive");
-    socklen_t len = sizeof at;
-    MUST(getsockname(listening, (struct sockaddr *)&at, &len));
-    printf("listens=%d\n", ntohs(at.sin_port));
-    int other = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
-    MUST(connect(other, (struct sockaddr *)&at, sizeof at));
-    struct epoll_event events[4];
-    int ready = 0;
-    for (int tries = 0; ready != 3 && tries < 500; tries++) {
-        usleep(20000);
-        int count = (int)MUST(epoll_wait(many, events, 4, 2000));
-        for (int i = 0; i < count; i++) ready |= (int)events[i].data.u32;
-    }
-    printf("epoll=%d\n", ready);
-    served = (int)MUST(accept(listening, NULL, NULL));
-    MUST(write(other, "hello", 5));
     memset(text, 0, 16);
-    MUST(read(served, text, 5));
-    printf("new_connection=%s\n", text);
-    MUST(close((int)MUST(open("made", O_CREAT | O_WRONLY, 0600))));
-    printf("inotify=%s\n", inotify_add_watch(watching, "/tmp", IN_CREATE) > 0 ? "works" : strerrorname_np(errno));
+    MUST(read(pair[1], text, 9));
+    printf("unix=%s\n", text);
+    printf("resolv=%s\n", file("/etc/resolv.conf"));
+    memset(text, 0, 16);
+    MUST(pread(resolver, text, 8, 0));
+    printf("resolv_open=%s\n", text);
+
+    /* What is not over at once. */
+    if (argc == 1) {
+        MUST(fcntl(served, F_SETFL, O_NONBLOCK));
+        printf("connection=%s\n", read(served, &byte, 1) < 0 ? strerrorname_np(errno) : "alive");
+        socklen_t len = sizeof at;
+        MUST(getsockname(listening, (struct sockaddr *)&at, &len));
+        printf("listens=%d\n", ntohs(at.sin_port));
+        int other = (int)MUST(socket(AF_INET, SOCK_STREAM, 0));
+        MUST(connect(other, (struct sockaddr *)&at, sizeof at));
+        struct epoll_event events[4];
+        int ready = 0;
+        for (int tries = 0; ready != 3 && tries < 500; tries++) {
+            usleep(20000);
+            int count = (int)MUST(epoll_wait(many, events, 4, 2000));
+            for (int i = 0; i < count; i++) ready |= (int)events[i].data.u32;
+        }
+        printf("epoll=%d\n", ready);
+        served = (int)MUST(accept(listening, NULL, NULL));
+        MUST(write(other, "hello", 5));
+        memset(text, 0, 16);
+        MUST(read(served, text, 5));
+        printf("new_connection=%s\n", text);
+        MUST(close((int)MUST(open("made", O_CREAT | O_WRONLY, 0600))));
+        printf("inotify=%s\n", inotify_add_watch(watching, "/tmp", IN_CREATE) > 0 ? "works" : strerrorname_np(errno));
+    }
     /* What starts now has addresses of its own. */
     MUST(kill(child, SIGKILL));
     MUST(execl("/proc/self/exe", argv[0], "later", NULL));
