@@ -3,6 +3,7 @@
 pub mod elf;
 pub mod layout;
 pub mod stack;
+pub mod symbols;
 pub mod vdso;
 
 use crate::errno::Errno;
