@@ -30,6 +30,7 @@ fn make_vdso(source: &Path, target: &Path) {
         .args(["-shared", "-nostdlib", "-fPIC", "-Wl,-soname=linux-vdso.so.1", "-Wl,--hash-style=both"])
         .args(["-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-Wl,-Bsymbolic"])
         .arg(format!("-Wl,-T,{}", source.join("vdso.ld").display()))
+        .arg(format!("-Wa,-I,{}", source.display()))
         .arg("-o")
         .arg(target)
         .arg(source.join("vdso.S"))

@@ -59,6 +59,8 @@ pub struct ProcessSpec {
     /// Names of environment variables that say who a guest is: they may have other values in a clone, and room is kept for these. Of a clone: those of them that
     /// `env` does not set are taken away; empty: as they are known already.
     pub identity: Vec<Vec<u8>>,
+    /// Whether interpreters of a clone are left alone (`seuss.dev/hooks: "off"`); first process only.
+    pub no_hooks: bool,
 }
 
 /// Why a description could not be decoded.
@@ -101,6 +103,7 @@ mod tag {
     pub(super) const LIMITS: u32 = 11;
     pub(super) const READ_ONLY_ROOT: u32 = 12;
     pub(super) const IDENTITY: u32 = 13;
+    pub(super) const NO_HOOKS: u32 = 14;
 }
 
 fn put(out: &mut Vec<u8>, tag: u32, parts: &[&[u8]]) {
@@ -146,6 +149,9 @@ impl ProcessSpec {
         }
         for name in &self.identity {
             put(&mut out, tag::IDENTITY, &[name]);
+        }
+        if self.no_hooks {
+            put(&mut out, tag::NO_HOOKS, &[]);
         }
         out
     }
@@ -218,6 +224,7 @@ impl ProcessSpec {
             }
             tag::READ_ONLY_ROOT => self.read_only_root = true,
             tag::IDENTITY => self.identity.push(bytes.to_vec()),
+            tag::NO_HOOKS => self.no_hooks = true,
             unknown => return Err(DecodeError::UnknownTag(unknown)),
         }
         Ok(())
@@ -271,6 +278,7 @@ mod tests {
             nproc: 5,
             read_only_root: true,
             identity: vec![b"HOSTNAME".to_vec()],
+            no_hooks: true,
         }
     }
 

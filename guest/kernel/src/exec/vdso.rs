@@ -2,7 +2,8 @@
 
 use super::layout::Layout;
 use crate::errno::{Errno, Result};
-use crate::mem::area::{Area, Placement, Protection};
+use crate::exec::symbols::Object;
+use crate::mem::area::{Area, Backing, Placement, Protection};
 use crate::mem::frames::{Frame, Frames};
 use crate::mem::pager::{MappedPage, Pager};
 use crate::mem::space::Space;
@@ -10,8 +11,15 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use seuss_abi::layout::PAGE_SIZE;
 
+/// The function that makes calls for the library OS (`crate::kernel::renew`).
+const RENEW: &[u8] = b"__seuss_renew";
+
 /// The pages of the shared object.
-pub struct Vdso(Vec<Frame>);
+pub struct Vdso {
+    pages: Vec<Frame>,
+    /// Where [`RENEW`] lies in it.
+    renew: Option<u64>,
+}
 
 impl Vdso {
     /// Copy the object into frames. An empty one means that there is none.
@@ -25,7 +33,22 @@ impl Vdso {
             frames.write(frame.gpa(), chunk);
             pages.push(frame);
         }
-        Ok(Rc::new(Self(pages)))
+        let renew = Object::read(&object).and_then(|object| object.function(RENEW));
+        Ok(Rc::new(Self { pages, renew }))
+    }
+
+    /// The address in `space` of the function that makes calls for the library OS, if the program has left it where it was.
+    #[must_use]
+    pub fn entry(self: &Rc<Self>, space: &Space) -> Option<u64> {
+        let is_own = |area: &&Area| match &area.backing {
+            Backing::Object { pager, first_page: 0 } => {
+                core::ptr::addr_eq(Rc::as_ptr(pager), Rc::as_ptr(self))
+            }
+            _ => false,
+        };
+        let area = space.areas().find(is_own).filter(|area| area.end - area.start == self.len_bytes())?;
+        area.protection.contains(Protection::EXECUTE).then_some(())?;
+        Some(area.start + self.renew?)
     }
 
     /// Map it into `space`; returns the address for AT_SYSINFO_EHDR, 0 without a vDSO.
@@ -33,7 +56,7 @@ impl Vdso {
     /// # Errors
     /// ENOMEM.
     pub fn map(self: &Rc<Self>, space: &mut Space, layout: &Layout) -> Result<u64> {
-        if self.0.is_empty() {
+        if self.pages.is_empty() {
             return Ok(0);
         }
         let len = self.len_bytes();
@@ -45,7 +68,7 @@ impl Vdso {
 
 impl Pager for Vdso {
     fn page(&self, index: u64, _write: bool) -> Result<MappedPage> {
-        let page = usize::try_from(index).ok().and_then(|index| self.0.get(index));
+        let page = usize::try_from(index).ok().and_then(|index| self.pages.get(index));
         Ok(page.map_or(MappedPage::BeyondEnd, |frame| MappedPage::Frame(frame.clone())))
     }
 
@@ -58,6 +81,6 @@ impl Pager for Vdso {
     }
 
     fn len_bytes(&self) -> u64 {
-        self.0.len() as u64 * PAGE_SIZE
+        self.pages.len() as u64 * PAGE_SIZE
     }
 }

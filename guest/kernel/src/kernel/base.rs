@@ -170,6 +170,7 @@ impl Kernel {
         }
         let mut wanted = Wanted { level: LEVEL_BASE, key: Vec::new(), images: 0, caution: None };
         wanted.images = self.runtime.borrow().as_ref().map_or(0, |runtime| runtime.layers as u64);
+        self.undone.set(Some((thread.tid, number)));
         self.fs.env.snapshots.ask(wanted);
     }
 

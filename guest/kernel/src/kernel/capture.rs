@@ -55,6 +55,7 @@ impl Kernel {
         }
         // What a program uses of its text once it is ready is learnt page by page (vmm/DESIGN.md); what one uses that has yet to import everything is not known, and a large page is one
         // fault of a shadow-paging KVM's.
+        self.plan_renewals();
         let outcome = self.park_all(in_base_phase).and_then(|()| self.classify());
         let outcome = match outcome {
             Ok(classes) => {
@@ -74,6 +75,7 @@ impl Kernel {
         if in_base_phase {
             self.end_base_phase();
         }
+        self.undone.set(None);
         if outcome < 0 {
             self.fs.env.snapshots.finish_announced(outcome);
         }
@@ -218,6 +220,8 @@ impl Kernel {
         let mut id = [0; ID_BYTES];
         self.random.fill(&mut id);
         self.fs.env.snapshots.restored(restored.generation, id);
+        self.hooks.set(!restored.spec.no_hooks);
+        self.renew();
         let pid = self.process_of_token(0).map_or(0, |process| process.pid);
         self.machine.host_call(Op::Started, [0, u64::from(pid), 0, 0, 0, 0]);
         if was_base {

@@ -186,6 +186,7 @@ impl Kernel {
             self.account();
         }
         self.forget_wait(thread);
+        self.forget_detour(thread);
         self.release_robust_futexes(thread);
         let process = &thread.process;
         let clear = thread.clear_child_tid.get();

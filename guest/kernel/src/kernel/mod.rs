@@ -16,6 +16,7 @@ pub mod life;
 mod obstacle;
 mod oom;
 pub mod patch;
+pub mod renew;
 pub mod schedule;
 pub mod spawn;
 pub mod timers;
@@ -139,6 +140,10 @@ pub struct Kernel {
     hooks: hooks::Hooks,
     /// While only the layers of the runtime are shown.
     runtime: RefCell<Option<base::Runtime>>,
+    /// The system call of which thread was undone for the base snapshot, and its number.
+    undone: Cell<Option<(Tid, u64)>>,
+    /// Interpreters are told of a restore, too.
+    pub hooks: Cell<bool>,
 }
 
 impl Kernel {
@@ -196,6 +201,8 @@ impl Kernel {
             grown_ns: Cell::new(grown_ns),
             hooks: hooks::Hooks::default(),
             runtime: RefCell::new(runtime),
+            undone: Cell::default(),
+            hooks: Cell::new(!spec.no_hooks),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::Kernel;
 use super::capture::Restored;
+use super::renew::RETURN;
 use super::timers::Timer;
 use crate::errno::{Errno, Stop, SysResult};
 use crate::mem::space::{Access, Fault, Served, Space};
@@ -41,6 +42,9 @@ impl Kernel {
         self.count(|counters| counters.syscalls += 1);
         if let Some(thread) = self.current() {
             let number = thread.registers().rax;
+            if number == RETURN && self.end_detour(&thread) {
+                return self.leave(false);
+            }
             thread.with_context(|context| context.exact = 0);
             *thread.progress.borrow_mut() = Progress::default();
             if trapped {
@@ -102,7 +106,9 @@ impl Kernel {
             17 => SignalInfo::fault(signal::SIGBUS, 1, 0),
             _ => SignalInfo { signo: signal::SIGSEGV, code: SignalInfo::KERNEL, fields: [0; 4] },
         };
-        self.force_signal(thread, info, trap);
+        if !self.give_up_detour(thread, "fault") {
+            self.force_signal(thread, info, trap);
+        }
     }
 
     /// Serve a page fault at the address that the instruction tells. Where it tells none, or one that the application may not touch (it may be a wrong guess), CR2
@@ -260,6 +266,15 @@ impl Kernel {
         thread.progress.borrow_mut().started = true;
         thread.waiting.set(Some(waiting));
         thread.state.set(State::Waiting);
+        if thread.detour.borrow().is_some() {
+            // Somebody may hold what it waits for.
+            self.let_go(&thread.process);
+        } else {
+            self.renew_late(thread);
+            if thread.state.get() != State::Waiting {
+                return;
+            }
+        }
         if let Some(at_ns) = deadline.filter(|at_ns| *at_ns != u64::MAX) {
             let armed = thread.timer.replace(Some(self.timers.arm(at_ns, Timer::Thread(thread.tid))));
             if let Some(old) = armed {
@@ -308,7 +323,7 @@ impl Kernel {
     /// gone, or has had its turn (`yields`).
     fn leave(&self, yields: bool) -> *mut Context {
         let yields = self.yielding.take() || yields;
-        if self.fs.env.snapshots.is_wanted() {
+        if self.fs.env.snapshots.is_wanted() && !self.is_renewing() {
             self.capture();
         }
         let uplink = &self.fs.env.uplink;
@@ -356,6 +371,11 @@ impl Kernel {
             while let Some(timer) = self.timers.pop(now_ns) {
                 match timer {
                     Timer::Thread(tid) => self.woken.push(tid),
+                    Timer::Detour(tid) => {
+                        if let Some(thread) = self.thread(tid) {
+                            self.give_up_detour(&thread, "take too long");
+                        }
+                    }
                     Timer::Alarm(pid) => self.alarm(pid, now_ns),
                     Timer::Posix(pid, id) => self.posix_timer(pid, id, now_ns),
                     Timer::Announcement(number) => self.capture_unanswered(number),
@@ -410,7 +430,7 @@ impl Kernel {
         self.fs.env.uplink.looked();
         self.slice_start.set(self.machine.tsc());
         self.serve_events();
-        if self.fs.env.snapshots.is_wanted() {
+        if self.fs.env.snapshots.is_wanted() && !self.is_renewing() {
             self.capture();
         }
     }
@@ -419,6 +439,10 @@ impl Kernel {
     fn prepare(&self, thread: &Rc<Thread>) -> bool {
         if thread.process.stopped.get() {
             // SIGCONT puts it into the queue again.
+            return false;
+        }
+        if thread.process.renewal.holds(thread.tid) {
+            thread.process.renewal.held.borrow_mut().push(thread.tid);
             return false;
         }
         if let Some(waiting) = thread.waiting.take() {

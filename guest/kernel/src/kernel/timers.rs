@@ -75,6 +75,8 @@ pub enum Timer {
     Announcement(u64),
     /// A time of restore hooks is over.
     Hooks,
+    /// Give up the calls that a thread makes for the library OS.
+    Detour(Tid),
 }
 
 /// Names an armed timer: its time and a sequence number.

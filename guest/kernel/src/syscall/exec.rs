@@ -173,6 +173,7 @@ fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flag
     let files = if is_shared { Rc::new(RefCell::new(files.borrow().fork()?)) } else { files };
 
     // Nothing can fail from here on.
+    kernel.forget_detour(&call.thread);
     let thread = kernel.become_leader(&call.thread);
     kernel.end_other_threads(&thread);
     process.note_rss();

@@ -66,12 +66,6 @@ impl Kernel {
         self.mark_woken(&woken);
         woken.len() as u64
     }
-
-    fn mark_woken(&self, tids: &[u32]) {
-        for thread in tids.iter().filter_map(|tid| self.thread(*tid)) {
-            thread.progress.borrow_mut().woken = true;
-        }
-    }
 }
 
 fn futex(call: &mut Call<'_>) -> SysResult {

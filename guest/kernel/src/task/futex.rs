@@ -74,6 +74,13 @@ impl Futexes {
         (found, count)
     }
 
+    /// Who waits as `tid` is known as `other` from now on.
+    pub fn rename(&self, tid: Tid, other: Tid) {
+        let mut waiters = self.waiters.borrow_mut();
+        let all = waiters.values_mut().flatten();
+        all.filter(|waiter| waiter.tid == tid).for_each(|waiter| waiter.tid = other);
+    }
+
     /// `tid` waits no longer (timeout, signal, end).
     pub fn remove(&self, tid: Tid) {
         self.waiters.borrow_mut().retain(|_, queue| {
@@ -98,6 +105,19 @@ mod tests {
         assert_eq!(futexes.wake(Key::Shared(0x1000), 9, u32::MAX, &woken), []);
         assert_eq!(futexes.wake(key, 9, u32::MAX, &woken), [1, 3]);
         assert_eq!(woken.take(), [2, 1, 3]);
+    }
+
+    #[test]
+    fn a_waiter_that_is_away_keeps_its_place() {
+        let (futexes, woken) = (Futexes::default(), Woken::default());
+        let key = Key::Private(1, 8);
+        (1..=3).for_each(|tid| futexes.add(key, tid, u32::MAX));
+        futexes.rename(2, 102);
+        futexes.remove(2);
+        assert_eq!(futexes.wake(key, 2, u32::MAX, &woken), [1, 102]);
+        futexes.rename(3, 103);
+        futexes.rename(103, 3);
+        assert_eq!(futexes.wake(key, 2, u32::MAX, &woken), [3]);
     }
 
     #[test]

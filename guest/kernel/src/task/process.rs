@@ -1,6 +1,7 @@
 //! A process: what its threads share.
 
 use super::credentials::Credentials;
+use super::detour::Renewal;
 use super::signal::{Actions, Pending};
 use crate::fs::notify::Notifier;
 use crate::fs::{FdTable, FsContext, Node};
@@ -183,6 +184,8 @@ pub struct Process {
     pub dead_cpu_ns: Cell<u64>,
     /// CPU time of children that were waited for.
     pub children_cpu_ns: Cell<u64>,
+    /// Calls that make its generators its own in a clone.
+    pub renewal: Renewal,
 }
 
 /// What a new process starts with.
@@ -256,6 +259,7 @@ impl Process {
             started_ns: now_ns,
             dead_cpu_ns: Cell::new(0),
             children_cpu_ns: Cell::new(0),
+            renewal: Renewal::default(),
         }
     }
 

@@ -1,10 +1,12 @@
 //! A thread: registers, signal mask, and what it waits for.
 
+use super::detour::Detour;
 use super::process::Process;
 use super::signal::{Pending, SignalSet};
 use crate::kernel::timers::{Base, TimerKey};
 use crate::wait::Tid;
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::alloc::Layout;
@@ -287,6 +289,8 @@ pub struct Thread {
     pub timer: Cell<Option<TimerKey>>,
     /// Trap number, error code and address of the last fault, for the signal frame.
     pub last_fault: Cell<(u64, u64, u64)>,
+    /// What it was about, while it makes calls for the library OS.
+    pub detour: RefCell<Option<Box<Detour>>>,
 }
 
 impl Thread {
@@ -312,6 +316,7 @@ impl Thread {
             cpu_ns: Cell::new(0),
             timer: Cell::new(None),
             last_fault: Cell::default(),
+            detour: RefCell::default(),
         }
     }
 
