@@ -2,6 +2,7 @@
 
 pub mod elf;
 pub mod layout;
+pub mod node;
 pub mod stack;
 pub mod symbols;
 pub mod vdso;
@@ -62,6 +63,12 @@ pub trait Loader {
     /// # Errors
     /// ENOENT, EACCES, ENOTDIR, ELOOP, EISDIR, ...
     fn open(&self, path: &[u8]) -> crate::errno::Result<(Rc<dyn Binary>, Vec<u8>)>;
+
+    /// Whether the program could read the file at `path`.
+    fn can_read(&self, path: &[u8]) -> bool {
+        let _ = path;
+        false
+    }
 }
 
 fn lossy(bytes: &[u8]) -> String {
@@ -83,6 +90,7 @@ pub fn prepare(
     let invoked = invoked.unwrap_or_else(|| path.clone());
     stack::check(&args, &env)?;
     let Resolved { path, args, binary, absolute } = resolve(loader, path, args)?;
+    let env = if kernel.hooks.get() { node::with_module(loader, &absolute, &args, env) } else { env };
     let headers = Headers::read(&*binary)
         .map_err(|error| ExecError { message: format!("{}: {}", lossy(&path), error.message), ..error })?;
 

@@ -5,11 +5,12 @@ use super::env::{DEVPTS, Env, FileSystem, TMPFS};
 use super::file::flags::O_NOCTTY;
 use super::file::{File, FileOps, Whence};
 use super::node::{Kind, Node, S_IFCHR, S_IFDIR, S_IFLNK, make_device, split_device};
-use super::proc::ProcessInfo;
+use super::proc::{ProcessInfo, static_text};
 use super::snapshots::SnapshotDevice;
 use super::tty::{Terminal, TerminalFile};
 use super::walk::Context;
 use crate::errno::{Errno, Result};
+use crate::exec::node;
 use crate::mem::pager::{Pager, SharedMemory};
 use crate::mem::user::{Sink, Source};
 use alloc::boxed::Box;
@@ -197,6 +198,7 @@ pub(crate) fn make_tree(env: &Rc<Env>) -> (Rc<Node>, Rc<Node>, Rc<Node>) {
     for (name, major, minor, mode) in devices {
         hang(&root, name, &Node::system(&fs, S_IFCHR | mode, Kind::Device(make_device(major, minor))));
     }
+    hang(&root, node::MODULE_NAME, &static_text(&fs, 0o444, node::MODULE));
     let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),

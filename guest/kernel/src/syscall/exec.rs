@@ -83,6 +83,11 @@ impl<'a> FileLoader<'a> {
 }
 
 impl Loader for FileLoader<'_> {
+    fn can_read(&self, path: &[u8]) -> bool {
+        let node = self.place.walk(&self.start, path, true);
+        node.is_ok_and(|node| self.place.subject.check(&node, Access::READ).is_ok())
+    }
+
     fn open(&self, path: &[u8]) -> Result<(Rc<dyn Binary>, Vec<u8>)> {
         let node = match &self.given {
             Some(file) if path.is_empty() => file.node().clone(),
