@@ -148,6 +148,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub read_only: bool,
 
+    /// Leave Python and Node.js alone: in clones their random numbers are those of the snapshot
+    #[arg(long)]
+    pub no_hooks: bool,
+
     /// Keep converted image layers here instead of the default
     #[arg(long, value_name = "DIR", env = "SEUSS_LAYERS", conflicts_with = "no_cache")]
     pub cache: Option<PathBuf>,

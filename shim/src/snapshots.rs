@@ -166,6 +166,7 @@ impl Snapshots {
             env: env.cloned().collect(),
             identity: names.iter().map(|name| name.clone().into_bytes()).collect(),
             files: files.cloned().collect(),
+            no_hooks: process.no_hooks,
             ..ProcessSpec::default()
         }
     }

@@ -15,6 +15,7 @@ use seuss_abi::spec::ProcessSpec;
 use crate::guest::NetPrivileges;
 use crate::oci::{Cpu, IdMapping, Process, Spec};
 use crate::size::display_bytes;
+use crate::snapshots::policy::has_no_hooks;
 use mounts::MountError;
 
 /// Memory of a guest whose container has no limit.
@@ -169,6 +170,7 @@ pub fn translate(spec: &Spec, hostname: &str) -> Result<GuestPlan, SpecError> {
     let mut translated = translate_exec(process)?;
     let hostname = if spec.hostname.is_empty() { hostname } else { &spec.hostname };
     translated.hostname = hostname.as_bytes().to_vec();
+    translated.no_hooks = has_no_hooks(spec);
     translated.read_only_root = spec.root.as_ref().is_some_and(|root| root.readonly);
     translated.nproc =
         spec.linux.resources.pids.limit.and_then(|limit| u64::try_from(limit).ok()).unwrap_or(0);

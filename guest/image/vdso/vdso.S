@@ -126,15 +126,29 @@ __vdso_clock_getres:
 	ret
 
 /* Calls that the library OS makes in a clone (kernel/src/kernel/renew.rs). rsp points at a table: a count, so many functions with three arguments each, and
- * then zero or the functions of CPython: Py_IsInitialized, PyGILState_Ensure, PyDict_New, PyImport_GetModuleDict, PyDict_SetItemString, PyRun_StringFlags, Py_DecRef, PyErr_Clear,
- * PyGILState_Release. It does not return: the system call at its end goes back to what the thread was about. */
+ * then zero or the functions of CPython, in the order of PYTHON in kernel/src/kernel/renew/plan.rs, a code object or zero, and whether it is only to be made. It does not return: the system call at its
+ * end goes back to what the thread was about; rdi is then the code object that was made. */
 	.set RETURN, 0x5e55
 	.set FILE_INPUT, 257	/* Py_file_input */
+	.set IS_INITIALIZED, 0
+	.set ENSURE, 8
+	.set NEW_DICT, 16
+	.set MODULES, 24
+	.set BUILTINS, 32
+	.set SET_ITEM, 40
+	.set COMPILE, 48
+	.set EVALUATE, 56
+	.set RELEASE_OBJECT, 64
+	.set CLEAR_ERROR, 72
+	.set RELEASE, 80
+	.set CODE, 88
+	.set ONLY_COMPILE, 96
 
 	.globl __seuss_renew
 	.type __seuss_renew, @function
 __seuss_renew:
 	mov rbx, rsp
+	xor r15d, r15d
 	mov r12, [rbx]
 	add rbx, 8
 1:	test r12, r12
@@ -148,44 +162,78 @@ __seuss_renew:
 	dec r12
 	jmp 1b
 2:	cmp qword ptr [rbx], 0
-	je 6f
-	call [rbx]		/* Py_IsInitialized */
+	je 9f
+	call [rbx + IS_INITIALIZED]
 	test eax, eax
-	jz 6f
-	call [rbx + 8]		/* PyGILState_Ensure */
+	jz 9f
+	call [rbx + ENSURE]
 	mov r13d, eax
-	call [rbx + 16]		/* PyDict_New: names of the text's own */
-	test rax, rax
-	jz 5f
-	mov r14, rax
-	call [rbx + 24]		/* PyImport_GetModuleDict: borrowed */
-	mov rdi, r14
-	lea rsi, [rip + modules]
-	mov rdx, rax
-	call [rbx + 32]		/* PyDict_SetItemString */
-	lea rdi, [rip + text]
-	mov esi, FILE_INPUT
-	mov rdx, r14
-	mov rcx, r14
-	xor r8d, r8d
-	call [rbx + 40]		/* PyRun_StringFlags */
-	test rax, rax
+	mov r12, [rbx + CODE]
+	test r12, r12
 	jnz 3f
-	call [rbx + 56]		/* PyErr_Clear */
-	jmp 4f
-3:	mov rdi, rax
-	call [rbx + 48]		/* Py_DecRef */
-4:	mov rdi, r14
-	call [rbx + 48]
-5:	mov edi, r13d
-	call [rbx + 64]		/* PyGILState_Release */
-6:	mov eax, RETURN
+	lea rdi, [rip + text]
+	lea rsi, [rip + name]
+	mov edx, FILE_INPUT
+	call [rbx + COMPILE]
+	mov r12, rax
+	mov r15, rax
+	test rax, rax
+	jz 7f
+	cmp qword ptr [rbx + ONLY_COMPILE], 0
+	jne 8f
+3:	call [rbx + NEW_DICT]	/* names of the text's own */
+	test rax, rax
+	jz 7f
+	mov r14, rax
+	call [rbx + MODULES]	/* borrowed */
+	lea rsi, [rip + modules]
+	call add
+	call [rbx + BUILTINS]	/* borrowed */
+	lea rsi, [rip + builtins]
+	call add
+	mov rdi, r12
+	mov rsi, r14
+	mov rdx, r14
+	call [rbx + EVALUATE]
+	test rax, rax
+	jnz 4f
+	call [rbx + CLEAR_ERROR]
+	jmp 5f
+4:	mov rdi, rax
+	call [rbx + RELEASE_OBJECT]
+5:	mov rdi, r14
+	call [rbx + RELEASE_OBJECT]
+	test r15, r15
+	jz 8f
+	mov rdi, r15
+	xor r15d, r15d
+	call [rbx + RELEASE_OBJECT]
+	jmp 8f
+7:	call [rbx + CLEAR_ERROR]
+8:	mov edi, r13d
+	call [rbx + RELEASE]
+9:	mov rdi, r15
+	mov eax, RETURN
 	syscall
 	ud2
+
+/* The object rax into the dictionary r14 under the name rsi. */
+	.type add, @function
+add:
+	mov rdi, r14
+	mov rdx, rax
+	sub rsp, 8
+	call [rbx + SET_ITEM]
+	add rsp, 8
+	ret
 
 	.section .rodata, "a", @progbits
 modules:
 	.asciz "modules"
+builtins:
+	.asciz "__builtins__"
+name:
+	.asciz "<seuss>"
 text:
 	.incbin "renew.py"
 	.byte 0

@@ -265,7 +265,10 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
         terminal: manifest.terminal,
     };
     Ok(CloneConfig {
-        process: ProcessSpec { env: given_environment(&args.env), ..clone_process(&args.hostname) },
+        process: ProcessSpec {
+            env: given_environment(&args.env),
+            ..clone_process(&args.hostname, args.no_hooks)
+        },
         origin,
         stdio: own_stdio()?,
         name: format!("seuss-{}", std::process::id()),
@@ -276,10 +279,11 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
 }
 
 /// What a clone is told.
-pub(super) fn clone_process(hostname: &str) -> ProcessSpec {
+pub(super) fn clone_process(hostname: &str, no_hooks: bool) -> ProcessSpec {
     ProcessSpec {
         args: vec![b"clone".to_vec()],
         hostname: hostname.as_bytes().to_vec(),
+        no_hooks,
         ..ProcessSpec::default()
     }
 }
@@ -337,6 +341,7 @@ fn describe(args: &RunArgs, image: &RootImage, terminal: bool) -> Result<Process
         window,
         hostname: args.hostname.clone().into_bytes(),
         read_only_root: args.read_only,
+        no_hooks: args.no_hooks,
         files: name_resolution(image, args.network)?,
         identity: args.identity_env.iter().map(|name| name.clone().into_bytes()).collect(),
         ..ProcessSpec::default()

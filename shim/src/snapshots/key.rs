@@ -116,7 +116,7 @@ fn fields(subject: &Subject<'_>, images: &[ImageRef]) -> Fields {
     fields.list(env);
     fields.put(&process.cwd);
     let limits = [process.nofile, process.nproc, subject.memory_bytes];
-    let flags = [process.read_only_root, process.terminal].map(u64::from);
+    let flags = [process.read_only_root, process.terminal, process.no_hooks].map(u64::from);
     let owner = [process.uid, process.gid, process.umask].map(u64::from);
     owner.into_iter().chain(limits).chain(flags).for_each(|number| fields.number(number));
     fields.number(process.groups.len() as u64);
@@ -185,6 +185,7 @@ mod tests {
             |process| process.groups = vec![5],
             |process| process.cwd = b"/srv".to_vec(),
             |process| process.read_only_root = true,
+            |process| process.no_hooks = true,
         ];
         for change in changes {
             let [base, function] = keys(&[1, 2], change);

@@ -17,6 +17,8 @@ pub const CONNECTIONS: &str = "seuss.dev/snapshot-connections";
 const ARGUMENT_MAX: usize = 1024;
 /// Annotation: names of environment variables that differ from pod to pod, separated by commas, beside [`HOSTNAME`].
 pub const IDENTITY_ENV: &str = "seuss.dev/identity-env";
+/// Annotation: `on` or `off`: whether Python and Node.js are made to draw numbers of their own in clones. OpenSSL is in any case.
+pub const HOOKS: &str = "seuss.dev/hooks";
 
 /// The environment variable that every pod has a value of its own for.
 const HOSTNAME: &str = "HOSTNAME";
@@ -88,6 +90,14 @@ pub struct Policy {
     pub argument: Option<String>,
     /// Environment variables that do not count for whether a snapshot fits.
     pub identity_env: Vec<String>,
+    /// Interpreters are made to draw numbers of their own.
+    pub hooks: bool,
+}
+
+/// Whether a container's annotations let interpreters alone.
+#[must_use]
+pub fn has_no_hooks(spec: &Spec) -> bool {
+    spec.annotation(HOOKS) == Some("off")
 }
 
 impl Policy {
@@ -138,7 +148,14 @@ impl Policy {
             if is_word && key.len() <= ARGUMENT_MAX { Ok(key.to_owned()) } else { Err(refused()) }
         });
         let argument = argument.transpose()?;
-        Ok(Self { mode, ready_by, reset_connections, warm_up, argument, identity_env })
+        let hooks = match spec.annotation(HOOKS) {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => {
+                return Err(PolicyError { key: HOOKS, value: other.to_owned(), expected: "say on or off" });
+            }
+        };
+        Ok(Self { mode, ready_by, reset_connections, warm_up, argument, identity_env, hooks })
     }
 }
 
@@ -161,7 +178,8 @@ mod tests {
         );
         let policy =
             read(&[(SNAPSHOT, "ready"), (WARM_UP, ":8080/a?b=c"), (IDENTITY_ENV, "POD_IP, X,")]).unwrap();
-        assert_eq!(policy.mode, Mode::Ready);
+        assert_eq!((policy.mode, policy.hooks), (Mode::Ready, true));
+        assert!(!read(&[(HOOKS, "off")]).unwrap().hooks);
         assert_eq!(policy.warm_up, Some(Target { port: 8080, path: "/a?b=c".into() }));
         assert_eq!(policy.identity_env, ["HOSTNAME", "POD_IP", "X"]);
     }
@@ -169,6 +187,7 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_is_named() {
         assert_eq!(read(&[(WARM_UP, "8080")]).unwrap_err().key, WARM_UP);
+        assert_eq!(read(&[(HOOKS, "no")]).unwrap_err().key, HOOKS);
         assert_eq!(read(&[(ARGUMENT, "user-7")]).unwrap().argument.as_deref(), Some("user-7"));
         for wrong in ["", "two words", &"x".repeat(1025)] {
             assert_eq!(read(&[(ARGUMENT, wrong)]).unwrap_err().key, ARGUMENT, "{wrong:?}");

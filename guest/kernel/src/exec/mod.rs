@@ -91,6 +91,7 @@ pub fn prepare(
     stack::check(&args, &env)?;
     let Resolved { path, args, binary, absolute } = resolve(loader, path, args)?;
     let env = if kernel.hooks.get() { node::with_module(loader, &absolute, &args, env) } else { env };
+    let has_module = node::has_module(&env);
     let headers = Headers::read(&*binary)
         .map_err(|error| ExecError { message: format!("{}: {}", lossy(&path), error.message), ..error })?;
 
@@ -151,6 +152,7 @@ pub fn prepare(
             auxv: built.auxv,
             code: (program.range.0, program.code_end),
             stack: built.pointer,
+            has_module,
         },
     })
 }

@@ -57,6 +57,13 @@ pub fn with_module(loader: &dyn Loader, path: &[u8], args: &[Vec<u8>], env: Vec<
     env
 }
 
+/// Whether the module is in an environment.
+#[must_use]
+pub fn has_module(env: &[Vec<u8>]) -> bool {
+    let options = env.iter().find_map(|entry| entry.strip_prefix(VARIABLE)).unwrap_or_default();
+    options.split(|byte| *byte == b' ').any(|option| option == OPTION)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -120,6 +120,31 @@ impl<'a> Object<'a> {
         Some(object)
     }
 
+    /// Where the names of an object's static symbol table lie in its file: offset and length.
+    #[must_use]
+    pub fn static_names(source: &dyn Source) -> Option<(u64, u64)> {
+        const SYMTAB: u32 = 2;
+        let mut head = [0; 64];
+        source.read(0, &mut head)?;
+        let half = |at: usize| u64::from(u16::from_le_bytes([head[at], head[at + 1]]));
+        let (table, size, count) = (u64_at(source, 40)?, half(58), half(60));
+        if head[..6] != *b"\x7fELF\x02\x01" || size != 64 {
+            return None;
+        }
+        let section = |index: u64| table.checked_add(index * 64);
+        for index in 0..count.min(4 * ENTRIES_MAX) {
+            let at = section(index)?;
+            if u32_at(source, at.checked_add(4)?)? == SYMTAB {
+                let names = section(u64::from(u32_at(source, at.checked_add(40)?)?))?;
+                return Some((
+                    u64_at(source, names.checked_add(24)?)?,
+                    u64_at(source, names.checked_add(32)?)?,
+                ));
+            }
+        }
+        None
+    }
+
     fn read_dynamic(&mut self, dynamic: Load) -> Option<()> {
         for index in 0..(dynamic.file_bytes / 16).min(ENTRIES_MAX) {
             let at = dynamic.offset.checked_add(index * 16)?;

@@ -112,6 +112,12 @@ impl Snapshots {
         self.wanted.borrow().is_some()
     }
 
+    /// The request.
+    #[must_use]
+    pub fn wanted(&self) -> Option<Wanted> {
+        self.wanted.borrow().clone()
+    }
+
     /// Take the request.
     #[must_use]
     pub fn take(&self) -> Option<Wanted> {

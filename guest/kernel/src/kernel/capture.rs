@@ -43,13 +43,22 @@ pub struct Restored<'a> {
 impl Kernel {
     /// Take the snapshot that was asked for. To be called where nothing on the stack is needed any more.
     pub(super) fn capture(&self) {
-        let Some(wanted) = self.fs.env.snapshots.take() else { return };
+        let Some(wanted) = self.fs.env.snapshots.wanted() else { return };
+        if self.is_renewing() {
+            // It comes when the calls are over.
+            return;
+        }
         if let Some(obstacle) = self.obstacle(&wanted) {
+            let _ = self.fs.env.snapshots.take();
             self.put_off(obstacle);
             self.fs.env.snapshots.finish_announced(-i64::from(Errno::EBUSY.0));
             return;
         }
         let in_base_phase = self.runtime.borrow().is_some();
+        if !in_base_phase && self.prepare_renewals() {
+            return;
+        }
+        let _ = self.fs.env.snapshots.take();
         if !in_base_phase {
             self.note_restore_hooks();
         }

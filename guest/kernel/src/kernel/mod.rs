@@ -142,6 +142,8 @@ pub struct Kernel {
     runtime: RefCell<Option<base::Runtime>>,
     /// The system call of which thread was undone for the base snapshot, and its number.
     undone: Cell<Option<(Tid, u64)>>,
+    /// What files were found to say of generators.
+    seen: renew::fixed::Seen,
     /// Interpreters are told of a restore, too.
     pub hooks: Cell<bool>,
 }
@@ -202,6 +204,7 @@ impl Kernel {
             hooks: hooks::Hooks::default(),
             runtime: RefCell::new(runtime),
             undone: Cell::default(),
+            seen: renew::fixed::Seen::default(),
             hooks: Cell::new(!spec.no_hooks),
         })
     }

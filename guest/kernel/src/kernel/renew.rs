@@ -5,9 +5,12 @@
 //! handler, only that nothing of it shows: registers, extended state, signal mask and the call's progress are kept here; the code is the vDSO's `__seuss_renew`, on the thread's own stack below
 //! the red zone; at its end it makes the system call [`RETURN`], and the wait goes on. No call returns EINTR, and no signal is delivered meanwhile.
 //!
+//! What need not be done in each clone is done once, before the snapshot: the same threads let OpenSSL make its generator, and CPython compile what it will run ([`Kernel::prepare_renewals`]).
+//!
 //! The process' other threads stand still until the calls are over, or wait themselves: somebody may hold what they wait for. Calls that take longer than [`LIMIT_NS`] or that fault are given up, with a line
 //! in the log.
 
+pub(super) mod fixed;
 mod plan;
 
 use super::Kernel;
@@ -28,6 +31,8 @@ use alloc::vec::Vec;
 pub const RETURN: u64 = 0x5e55;
 /// The calls are given up after so much time. They take some hundred microseconds; hooks of the program's own (sdk/python) are among them.
 const LIMIT_NS: u64 = 10_000_000_000;
+/// What is prepared before a snapshot is given up sooner: whoever asks for the snapshot waits for it, perhaps with a lock.
+const LIMIT_PREPARING_NS: u64 = 250_000_000;
 /// What a thread that waits on a futex is known by there while it calls.
 const AWAY: Tid = 1 << 31;
 /// Bytes of stack that calls of libraries need at most, and those of an interpreter.
@@ -60,12 +65,27 @@ fn rank(number: u64, undone: bool, is_first: bool, kinds: Kinds) -> Option<u32> 
     Some(kind + u32::from(!is_first))
 }
 
-/// The words that `__seuss_renew` finds on its stack: a count and so many functions with their arguments, then those of the interpreter or a zero; behind them the seed.
-fn table(plan: &Plan, at: u64, seed: [u8; SEED_BYTES]) -> Vec<u8> {
+/// What an interpreter is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    /// Compile what clones run.
+    Compile,
+    /// Run this code object, or compile and run if it is 0.
+    Run(u64),
+}
+
+/// The words that `__seuss_renew` finds on its stack: a count and so many functions with their arguments, then those of the interpreter and its task, or a zero; behind them the seed.
+fn table(plan: &Plan, task: Task, at: u64, seed: [u8; SEED_BYTES]) -> Vec<u8> {
     let mut words = Vec::from([plan.native.len() as u64]);
     words.extend(plan.native.iter().flatten());
     match &plan.python {
-        Some(functions) => words.extend(functions),
+        Some(functions) => {
+            words.extend(functions);
+            words.extend(match task {
+                Task::Compile => [0, 1],
+                Task::Run(code) => [code, 0],
+            });
+        }
         None => words.push(0),
     }
     let seed_at = at + words.len() as u64 * 8;
@@ -89,7 +109,7 @@ impl Kernel {
             for kinds in [wanted, Kinds { python: false, ..wanted }] {
                 if kinds.any()
                     && let Some(thread) = self.choose(&process, kinds)
-                    && self.begin_detour(&thread, &plan.only(kinds))
+                    && self.begin_detour(&thread, &plan.only(kinds), Task::Run(process.renewal.code.get()))
                 {
                     due = Kinds { native: false, python: wanted.python && !kinds.python };
                     break;
@@ -144,10 +164,32 @@ impl Kernel {
                 let plan = self.plan(&thread.process, &mut plan::Known::default()).only(self.wanted(kinds));
                 let left = Kinds { native: due.native && !kinds.native, python: due.python && !kinds.python };
                 renewal.due.set(left);
-                self.begin_detour(thread, &plan);
+                self.begin_detour(thread, &plan, Task::Run(renewal.code.get()));
                 return;
             }
         }
+    }
+
+    /// A snapshot is wanted: let each process prepare what its clones will do, if it has not. Returns whether some thread is calling, so that the snapshot comes later.
+    pub(super) fn prepare_renewals(&self) -> bool {
+        let mut known = plan::Known::default();
+        for process in self.processes().into_iter().filter(|process| !process.is_zombie()) {
+            let plan = self.plan(&process, &mut known);
+            if process.renewal.prepared.borrow().as_ref() == Some(&plan) {
+                continue;
+            }
+            let wanted = self.wanted(plan.kinds());
+            *process.renewal.prepared.borrow_mut() = Some(plan.clone());
+            for kinds in [wanted, Kinds { python: false, ..wanted }] {
+                if kinds.any()
+                    && let Some(thread) = self.choose(&process, kinds)
+                    && self.begin_detour(&thread, &plan.only(kinds), Task::Compile)
+                {
+                    break;
+                }
+            }
+        }
+        self.is_renewing()
     }
 
     /// Whether some thread is calling: no snapshot is taken meanwhile.
@@ -156,21 +198,22 @@ impl Kernel {
     }
 
     /// Take `thread` from its wait and let it call what `plan` says. Returns whether it does.
-    fn begin_detour(&self, thread: &Rc<Thread>, plan: &Plan) -> bool {
+    fn begin_detour(&self, thread: &Rc<Thread>, plan: &Plan, task: Task) -> bool {
         if !plan.kinds().any() {
             return false;
         }
         let process = &thread.process;
         let entry = self.vdso.entry(&process.space().borrow());
         let Some(entry) = entry.filter(|_| process.renewal.turn.get().is_none()) else { return false };
-        let Ok(stack) = self.push_table(thread, plan) else { return false };
+        let Ok(stack) = self.push_table(thread, plan, task) else { return false };
         self.save_extended(thread);
         self.forget_extended(thread);
         if let Some(key) = thread.timer.take() {
             self.timers.cancel(key);
         }
         self.futexes.rename(thread.tid, thread.tid | AWAY);
-        let limit_ns = self.machine.monotonic_ns().saturating_add(LIMIT_NS);
+        let limit_ns = if task == Task::Compile { LIMIT_PREPARING_NS } else { LIMIT_NS };
+        let limit_ns = self.machine.monotonic_ns().saturating_add(limit_ns);
         let mut context = Context { fs_base: thread.context().fs_base, ..Context::default() };
         context.gs_base = thread.context().gs_base;
         (context.registers.rip, context.registers.rsp) = (entry, stack);
@@ -182,6 +225,7 @@ impl Kernel {
             saved_mask: thread.saved_mask.take(),
             progress: thread.progress.take(),
             waiting: thread.waiting.take(),
+            prepares: task == Task::Compile,
             limit: self.timers.arm(limit_ns, Timer::Detour(thread.tid)),
         };
         *thread.detour.borrow_mut() = Some(Box::new(detour));
@@ -193,19 +237,29 @@ impl Kernel {
     }
 
     /// Lay down the table of calls below the red zone; returns its address.
-    fn push_table(&self, thread: &Thread, plan: &Plan) -> Result<u64> {
+    fn push_table(&self, thread: &Thread, plan: &Plan, task: Task) -> Result<u64> {
         let mut seed = [0; SEED_BYTES];
         self.random.fill(&mut seed);
-        let len = table(plan, 0, seed).len() as u64;
+        let len = table(plan, task, 0, seed).len() as u64;
         let at = (thread.registers().rsp.wrapping_sub(128 + len)) & !63;
-        thread.process.space().borrow_mut().write(at, &table(plan, at, seed))?;
+        thread.process.space().borrow_mut().write(at, &table(plan, task, at, seed))?;
         Ok(at)
+    }
+
+    /// The calls have come to their end, with the system call [`RETURN`]. Returns whether `thread` was calling at all.
+    pub(super) fn on_return(&self, thread: &Rc<Thread>) -> bool {
+        let code = thread.registers().rdi;
+        let is_calling = self.end_detour(thread);
+        if is_calling && code != 0 {
+            thread.process.renewal.code.set(code);
+        }
+        is_calling
     }
 
     /// The calls are over: the thread's wait goes on. Returns whether it was calling at all.
     pub(super) fn end_detour(&self, thread: &Rc<Thread>) -> bool {
         let Some(detour) = thread.detour.take() else { return false };
-        let Detour { context, extended, mask, saved_mask, progress, waiting, limit } = *detour;
+        let Detour { context, extended, mask, saved_mask, progress, waiting, limit, .. } = *detour;
         self.timers.cancel(limit);
         self.forget_wait(thread);
         self.futexes.rename(thread.tid | AWAY, thread.tid);
@@ -228,10 +282,15 @@ impl Kernel {
 
     /// Thread `tid` of the calls does not come back by itself.
     pub(super) fn give_up_detour(&self, thread: &Rc<Thread>, why: &str) -> bool {
+        let prepares = thread.detour.borrow().as_ref().is_some_and(|detour| detour.prepares);
         let is_calling = self.end_detour(thread);
         if is_calling {
-            let pid = thread.process.pid;
-            self.log(2, &format!("generators of process {pid} are not its own in this clone: the calls that seed them anew {why}"));
+            let what = if prepares {
+                "the calls that prepare clones"
+            } else {
+                "numbers are its siblings': the calls that seed them anew"
+            };
+            self.log(2, &format!("generators of process {}: {what} {why}", thread.process.pid));
         }
         is_calling
     }
@@ -289,14 +348,16 @@ mod tests {
 
     #[test]
     fn the_table_is_as_the_vdso_reads_it() {
-        let plan =
-            Plan { native: Vec::from([[0x1000, SEED, 32, 0]]), python: Some([1, 2, 3, 4, 5, 6, 7, 8, 9]) };
-        let bytes = table(&plan, 0x7000, [0xab; SEED_BYTES]);
+        let python = Some([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        let plan = Plan { native: Vec::from([[0x1000, SEED, 32, 0]]), python };
+        let bytes = table(&plan, Task::Run(0xc0de), 0x7000, [0xab; SEED_BYTES]);
         let word = |at: usize| bytes[at * 8..at * 8 + 8].try_into().map(u64::from_le_bytes).unwrap();
-        assert_eq!([word(0), word(1), word(2), word(3), word(4)], [1, 0x1000, 0x7000 + 14 * 8, 32, 0]);
-        assert_eq!((word(5), word(13), bytes.len()), (1, 9, 14 * 8 + SEED_BYTES));
-        assert_eq!(bytes[14 * 8..], [0xab; SEED_BYTES]);
-        let none = table(&Plan::default(), 0, [0; SEED_BYTES]);
+        assert_eq!([word(0), word(1), word(2), word(3), word(4)], [1, 0x1000, 0x7000 + 18 * 8, 32, 0]);
+        assert_eq!([word(5), word(15), word(16), word(17)], [1, 11, 0xc0de, 0]);
+        assert_eq!((&bytes[18 * 8..], bytes.len()), (&[0xab; SEED_BYTES][..], 18 * 8 + SEED_BYTES));
+        let compile = table(&plan, Task::Compile, 0, [0; SEED_BYTES]);
+        assert_eq!((compile[16 * 8], compile[17 * 8]), (0, 1));
+        let none = table(&Plan::default(), Task::Compile, 0, [0; SEED_BYTES]);
         assert_eq!((none[..16].iter().all(|byte| *byte == 0), none.len()), (true, 16 + SEED_BYTES));
     }
 }

@@ -42,7 +42,7 @@ impl Kernel {
         self.count(|counters| counters.syscalls += 1);
         if let Some(thread) = self.current() {
             let number = thread.registers().rax;
-            if number == RETURN && self.end_detour(&thread) {
+            if number == RETURN && self.on_return(&thread) {
                 return self.leave(false);
             }
             thread.with_context(|context| context.exact = 0);
@@ -323,7 +323,7 @@ impl Kernel {
     /// gone, or has had its turn (`yields`).
     fn leave(&self, yields: bool) -> *mut Context {
         let yields = self.yielding.take() || yields;
-        if self.fs.env.snapshots.is_wanted() && !self.is_renewing() {
+        if self.fs.env.snapshots.is_wanted() {
             self.capture();
         }
         let uplink = &self.fs.env.uplink;
@@ -421,8 +421,8 @@ impl Kernel {
             self.machine.host_call(Op::Ready, [0; 6]);
         }
         self.fs.env.snapshots.ask_for_answered();
-        if self.fs.env.snapshots.is_wanted() {
-            // Its announcement was answered, or has waited for long enough.
+        if self.fs.env.snapshots.is_wanted() && !self.is_renewing() {
+            // Its announcement was answered, or has waited for long enough; or it was put off until calls were over, and they were given up.
             return self.capture();
         }
         self.machine.take_attention();
@@ -430,7 +430,7 @@ impl Kernel {
         self.fs.env.uplink.looked();
         self.slice_start.set(self.machine.tsc());
         self.serve_events();
-        if self.fs.env.snapshots.is_wanted() && !self.is_renewing() {
+        if self.fs.env.snapshots.is_wanted() {
             self.capture();
         }
     }

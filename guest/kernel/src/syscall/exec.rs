@@ -182,6 +182,7 @@ fn run(call: &mut Call<'_>, directory: i32, path: u64, args: u64, env: u64, flag
     let thread = kernel.become_leader(&call.thread);
     kernel.end_other_threads(&thread);
     process.note_rss();
+    process.renewal.exec();
     process.set_space(Rc::new(RefCell::new(image.space)));
     *process.program.borrow_mut() = image.program;
     process.has_execed.set(true);

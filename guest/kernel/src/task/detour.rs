@@ -28,7 +28,7 @@ impl Kinds {
 pub type Function = [u64; 4];
 
 /// The functions of the interpreter that the vDSO's `__seuss_renew` calls, in its order.
-pub type Interpreter = [u64; 9];
+pub type Interpreter = [u64; 11];
 
 /// What is called in a process of a clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,9 +67,25 @@ pub struct Renewal {
     pub turn: Cell<Option<Tid>>,
     /// Those of them that could run.
     pub held: RefCell<Vec<Tid>>,
+    /// What was prepared for clones, if it was: generators made, text compiled.
+    pub prepared: RefCell<Option<Plan>>,
+    /// The interpreter's code object for what clones run, 0 if there is none.
+    pub code: Cell<u64>,
 }
 
 impl Renewal {
+    /// What a child begins with that has a copy of the process' memory.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { code: self.code.clone(), prepared: self.prepared.clone(), ..Self::default() }
+    }
+
+    /// The process becomes another program.
+    pub fn exec(&self) {
+        self.code.set(0);
+        *self.prepared.borrow_mut() = None;
+    }
+
     /// Whether thread `tid` must not run now.
     #[must_use]
     pub fn holds(&self, tid: Tid) -> bool {
@@ -91,6 +107,8 @@ pub struct Detour {
     pub progress: Progress,
     /// The system call that waits.
     pub waiting: Option<Waiting>,
+    /// It prepares a snapshot.
+    pub prepares: bool,
     /// When it is given up.
     pub limit: TimerKey,
 }

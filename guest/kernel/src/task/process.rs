@@ -58,6 +58,8 @@ pub struct Program {
     pub code: (u64, u64),
     /// Initial stack pointer.
     pub stack: u64,
+    /// Node.js with our module (exec/node.rs).
+    pub has_module: bool,
 }
 
 /// How a process ended or changed, as wait(2) reports it.
@@ -259,7 +261,7 @@ impl Process {
             started_ns: now_ns,
             dead_cpu_ns: Cell::new(0),
             children_cpu_ns: Cell::new(0),
-            renewal: Renewal::default(),
+            renewal: parent.map_or_else(Renewal::default, |parent| parent.renewal.fork()),
         }
     }
 

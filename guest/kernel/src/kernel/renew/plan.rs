@@ -21,14 +21,18 @@ const OPENSSL: &[u8] = b"RAND_poll";
 const OPENSSL_MARKS: [&[u8]; 2] = [b"RAND_get0_primary", b"RAND_DRBG_get0_master"];
 /// libgcrypt: add bytes to the pool that everything is drawn from (random.c). Arguments: bytes, length, quality in percent.
 const GCRYPT: &[u8] = b"gcry_random_add_bytes";
+/// GnuTLS: the calling thread's generators are seeded anew (gnutls_rnd_refresh(3)).
+const GNUTLS: &[u8] = b"gnutls_rnd_refresh";
 /// CPython, in the order of [`Interpreter`].
-const PYTHON: [&[u8]; 9] = [
+const PYTHON: [&[u8]; 11] = [
     b"Py_IsInitialized",
     b"PyGILState_Ensure",
     b"PyDict_New",
     b"PyImport_GetModuleDict",
+    b"PyEval_GetBuiltins",
     b"PyDict_SetItemString",
-    b"PyRun_StringFlags",
+    b"Py_CompileString",
+    b"PyEval_EvalCode",
     b"Py_DecRef",
     b"PyErr_Clear",
     b"PyGILState_Release",
@@ -41,6 +45,7 @@ struct Exports {
     text: u64,
     openssl: Option<u64>,
     gcrypt: Option<u64>,
+    gnutls: Option<u64>,
     python: Option<Interpreter>,
 }
 
@@ -49,9 +54,9 @@ struct Exports {
 pub(super) struct Known(BTreeMap<((u64, u64), u64), Option<Rc<Exports>>>);
 
 /// A mapped file.
-struct Mapped<'a> {
-    frames: &'a Frames,
-    pager: &'a dyn Pager,
+pub(super) struct Mapped<'a> {
+    pub(super) frames: &'a Frames,
+    pub(super) pager: &'a dyn Pager,
 }
 
 impl Source for Mapped<'_> {
@@ -85,9 +90,17 @@ impl Exports {
             text,
             openssl: object.function(OPENSSL).filter(|_| is_openssl),
             gcrypt: object.function(GCRYPT),
+            gnutls: object.function(GNUTLS),
             python,
         })
     }
+}
+
+/// Whether the object exports OpenSSL's function, but is none that we know to do something in it.
+pub(super) fn is_unknown_openssl(source: &dyn Source) -> bool {
+    Object::read(source).is_some_and(|object| {
+        object.function(OPENSSL).is_some() && OPENSSL_MARKS.iter().all(|mark| object.function(mark).is_none())
+    })
 }
 
 fn is_text(area: &&Area) -> bool {
@@ -107,6 +120,9 @@ impl Plan {
         }
         if let Some(at) = exports.gcrypt.and_then(place) {
             self.native.push([at, SEED, 32, 100]);
+        }
+        if let Some(at) = exports.gnutls.and_then(place) {
+            self.native.push([at, 0, 0, 0]);
         }
         if let Some(functions) = exports.python.filter(|_| self.python.is_none()) {
             let placed = functions.map(place);
