@@ -28,7 +28,7 @@ fn make_vdso(source: &Path, target: &Path) {
     println!("cargo:rerun-if-changed=vdso");
     let status = Command::new("cc")
         .args(["-shared", "-nostdlib", "-fPIC", "-Wl,-soname=linux-vdso.so.1", "-Wl,--hash-style=both"])
-        .args(["-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-Wl,-Bsymbolic"])
+        .args(["-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-Wl,-Bsymbolic", "-Wl,-s"])
         .arg(format!("-Wl,-T,{}", source.join("vdso.ld").display()))
         .arg(format!("-Wa,-I,{}", source.display()))
         .arg("-o")

@@ -100,7 +100,8 @@ pub struct BootBlock {
     /// Layers.
     pub layers: [LayerWindow; LAYERS_MAX],
     /// Not 0: this clone is entered ahead of time. It reads what the first `hold - 1` words of the capture area name ([`Touch`]), makes the call
-    /// [`crate::call::Op::Hold`], and reads this block again. Until then nothing in it but `magic`, `abi_version`, `pml4_gpa` and `hold` is valid.
+    /// [`crate::call::Op::Hold`], and reads this block again. Until then nothing in it but `magic`, `abi_version`, `pml4_gpa`, `hold`, `layer_count`, `layers` and `seed` is valid; the seed is another one
+    /// than the one that it gets then. The clock stands still at the time of the snapshot.
     pub hold: u64,
     /// Not 0: this guest boots, and takes a base snapshot when its program is about to look at what is not its runtime's ([`crate::call::Op::Capture`]), or says that it
     /// does not ([`crate::call::Op::NoBase`]).

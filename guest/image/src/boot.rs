@@ -45,9 +45,11 @@ pub(crate) extern "C" fn boot() -> *mut Context {
     );
     if let Some(kernel) = KERNEL.0.get() {
         if block.hold > 0 {
-            hold(&block);
+            touch(&block);
+            let layers = &block.layers[..(block.layer_count as usize).min(LAYERS_MAX)];
+            return wanted(kernel, kernel.on_hold(layers, &block.seed));
         }
-        return restore(kernel, &Comm.boot_block());
+        return restore(kernel, &block);
     }
     let heap_bytes = first_heap_bytes(block.private_bytes);
     let reserved = block.reserved_bytes + heap_bytes;
@@ -77,8 +79,8 @@ pub(crate) extern "C" fn boot() -> *mut Context {
     KERNEL.0.get_or_init(|| kernel).on_boot()
 }
 
-/// Entered ahead of time: use once what will be used, so that what the host does at the first use of a page is done, and wait until this clone is wanted.
-fn hold(block: &BootBlock) {
+/// Entered ahead of time: use once what will be used, so that what the host does at the first use of a page is done.
+fn touch(block: &BootBlock) {
     for touch in Comm.touches((block.hold - 1).min(Touch::MOST)) {
         match touch {
             // SAFETY: the VMM has checked that these are tables of an address space of this snapshot.
@@ -91,7 +93,15 @@ fn hold(block: &BootBlock) {
     }
     // SAFETY: the tables that this entry began with.
     unsafe { entry::load_cr3(block.pml4_gpa) }
+}
+
+/// What to go on with: `next`, or, if there is nothing in a clone that was entered ahead of time, itself, once it is wanted.
+fn wanted(kernel: &Kernel, next: *mut Context) -> *mut Context {
+    if !next.is_null() {
+        return next;
+    }
     Comm.call(Op::Hold, [0; 6]);
+    restore(kernel, &Comm.boot_block())
 }
 
 /// The first entry of a clone: memory is that of a guest which was captured.
@@ -107,12 +117,12 @@ fn restore(kernel: &Kernel, block: &BootBlock) -> *mut Context {
 
 /// A system call: 1 by the instruction, 0 by a patched site.
 pub(crate) extern "C" fn on_syscall(trapped: u64) -> *mut Context {
-    kernel().on_syscall(trapped != 0)
+    wanted(kernel(), kernel().on_syscall(trapped != 0))
 }
 
 /// A trap of the application.
 pub(crate) extern "C" fn on_trap(vector: u64, error: u64) -> *mut Context {
-    kernel().on_trap(vector, error, entry::fault_address)
+    wanted(kernel(), kernel().on_trap(vector, error, entry::fault_address))
 }
 
 /// An interruption by the VMM.
@@ -125,5 +135,5 @@ pub(crate) extern "C" fn on_upcall() -> *mut Context {
             (registers.rip, registers.rsp, registers.rflags) = (rip, rsp, rflags);
         });
     }
-    kernel.on_upcall()
+    wanted(kernel, kernel.on_upcall())
 }

@@ -13,6 +13,9 @@
  * Where it is not used, call `seuss.refresh()` at the start of each request: it costs some microseconds, and in a new
  * clone it calls the functions of `afterRestore`, after process.env got the variables that differ (HOSTNAME and the like) and random numbers became its own.
  *
+ * UUIDs, random bytes and keys need nothing of this: in every clone the library OS has OpenSSL seeded anew before the program goes on, and `crypto.randomUUID` draws in each call. What this adds is Math.random, and
+ * the same with `seuss.dev/hooks: "off"`.
+ *
  * OpenSSL keeps its generator in the program's memory, so that clones would draw the same numbers and make the same keys; Node.js has no function that seeds it anew.
  * `seuss.node` has: beside this file, made of seuss.c by `cc -shared -fPIC -O2 -o seuss.node seuss.c`. Math.random draws from `crypto` in a clone.
  * **Not** supported: worker threads' Math.random; clones that do not come to `refresh` have the numbers of their siblings.

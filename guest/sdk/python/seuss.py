@@ -14,6 +14,8 @@ Where snapshots are taken from outside (a pod that is ready), a clone learns of 
 
 `watch` lets the functions of `before_snapshot` run before a snapshot is taken from outside, too; the snapshot waits for them, for a second at the most. Those of
 `after_snapshot` run in the guest that goes on. All of these run in the watching thread.
+Random numbers need nothing of this: in every clone the library OS has `random`, NumPy's functions, `tempfile` and OpenSSL seeded anew before the program goes on, and calls `refresh` at the same time if this module is imported
+(unless `seuss.dev/hooks: "off"`). Other threads stand still until the functions of `after_restore` are done, or wait; they have 10 s.
 
 In every clone `random` is seeded anew, OpenSSL (`ssl`) gets fresh entropy, and os.environ gets the variables that differ (HOSTNAME and the like) before the functions of `after_restore` are called.
 Outside of a guest (no /dev/seuss) `available()` is false, `refresh` and `watch` do nothing, and `snapshot` raises OSError. The device's protocol is told in guest/DESIGN.md.

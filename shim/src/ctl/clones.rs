@@ -64,10 +64,6 @@ pub struct CloneArgs {
     #[arg(long, value_name = "NAME", requires = "rootfs")]
     pub image: Option<String>,
 
-    /// Leave Python and Node.js alone: their random numbers are those of the snapshot
-    #[arg(long)]
-    pub no_hooks: bool,
-
     /// Drop what the clones print
     #[arg(short, long)]
     pub quiet: bool,
@@ -177,7 +173,7 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
             let began = Instant::now();
             let config = CloneConfig {
                 origin: Arc::clone(origin),
-                process: clone_process(&format!("clone-{number}"), args.no_hooks),
+                process: clone_process(&format!("clone-{number}"), false),
                 stdio,
                 name: format!("clone-{number}"),
                 privileges: NetPrivileges::of_this_process(),

@@ -4,10 +4,10 @@ use std::mem::offset_of;
 
 use seuss_abi::ABI_VERSION;
 use seuss_abi::comm::{
-    BOOT_MAGIC, BOOT_OFFSET, BootBlock, CAPTURE_OFFSET, CLOCK_OFFSET, CONTROL_OFFSET, Control, ImageWindow,
-    LayerWindow, MAILBOX_OFFSET,
+    BOOT_MAGIC, BOOT_OFFSET, BootBlock, CAPTURE_OFFSET, CLOCK_OFFSET, CONTROL_OFFSET, Clock, Control,
+    ImageWindow, MAILBOX_OFFSET,
 };
-use seuss_abi::layout::{COMM_GPA, IMAGE_WINDOWS_MAX, LAYERS_MAX, PAGE_SIZE};
+use seuss_abi::layout::{COMM_GPA, IMAGE_WINDOWS_MAX, PAGE_SIZE};
 
 use super::{Origin, frame_gpa, layer_gpa, touches};
 use crate::boot;
@@ -186,19 +186,28 @@ pub(crate) fn tell_to_hold(memory: &Memory, origin: &Origin) -> Result<(), Start
         reserved_bytes: 0,
         pml4_gpa,
         spec_len_bytes: 0,
-        seed: [0; 64],
+        // What clones make their own of the program's generators they may make before they are wanted: no two are told the same.
+        seed: boot::seed()?,
         xcr0: 0,
         xsave_bytes: 0,
         images: [ImageWindow::default(); IMAGE_WINDOWS_MAX],
         generation: 0,
-        layer_count: 0,
-        layers: [LayerWindow::default(); LAYERS_MAX],
+        layer_count: origin.depth(),
+        layers: origin.layer_windows(),
         hold,
         base: 0,
+    };
+    let manifest = origin.manifest();
+    let clock = Clock {
+        base_monotonic_ns: manifest.monotonic_ns,
+        realtime_offset_ns: manifest.created_ns.wrapping_sub(manifest.monotonic_ns).cast_signed(),
+        boottime_offset_ns: manifest.boottime_offset_ns,
+        ..Clock::default()
     };
     let comm = memory.comm();
     let written = comm
         .store(Gpa(COMM_GPA + BOOT_OFFSET), block)
+        .and_then(|()| comm.store(Gpa(COMM_GPA + CLOCK_OFFSET), clock))
         .and_then(|()| comm.write(Gpa(COMM_GPA + CAPTURE_OFFSET), &words));
     written.ok_or_else(|| StartError::Snapshot { id: origin.id().to_string(), what: "its use".into() })
 }

@@ -59,6 +59,8 @@ pub struct Snapshots {
     generation: Cell<u64>,
     id: Cell<[u8; ID_BYTES]>,
     listeners: Listeners,
+    /// A program has read the generation: it may have hooks of its own.
+    was_read: Cell<bool>,
     notifier: Notifier,
 }
 
@@ -74,6 +76,7 @@ impl Snapshots {
             generation: Cell::new(0),
             id: Cell::default(),
             listeners: Listeners::default(),
+            was_read: Cell::new(false),
             notifier: Notifier::new(woken),
         }
     }
@@ -155,6 +158,12 @@ impl Snapshots {
     #[must_use]
     pub fn id(&self) -> [u8; ID_BYTES] {
         self.id.get()
+    }
+
+    /// Whether a program has asked which clone it is.
+    #[must_use]
+    pub fn was_read(&self) -> bool {
+        self.was_read.get()
     }
 
     /// What tells this guest apart.
@@ -253,6 +262,7 @@ impl FileOps for SnapshotDevice {
         let id: String = self.env.snapshots.id().iter().map(|byte| format!("{byte:02x}")).collect();
         let stored = sink.put(format!("generation {generation}\nid {id}\n").as_bytes())?;
         self.seen.set(Some(generation));
+        self.env.snapshots.was_read.set(true);
         Ok(stored)
     }
 

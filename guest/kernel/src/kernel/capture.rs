@@ -229,8 +229,10 @@ impl Kernel {
         let mut id = [0; ID_BYTES];
         self.random.fill(&mut id);
         self.fs.env.snapshots.restored(restored.generation, id);
-        self.hooks.set(!restored.spec.no_hooks);
-        self.renew();
+        self.hooks.set(self.hooks.get() && !restored.spec.no_hooks);
+        if !self.renewed.replace(false) {
+            self.renew();
+        }
         let pid = self.process_of_token(0).map_or(0, |process| process.pid);
         self.machine.host_call(Op::Started, [0, u64::from(pid), 0, 0, 0, 0]);
         if was_base {

@@ -144,6 +144,10 @@ pub struct Kernel {
     undone: Cell<Option<(Tid, u64)>>,
     /// What files were found to say of generators.
     seen: renew::fixed::Seen,
+    /// This clone was entered ahead of time, and only calls.
+    holding: Cell<bool>,
+    /// What was to be called in this clone was called while it held.
+    renewed: Cell<bool>,
     /// Interpreters are told of a restore, too.
     pub hooks: Cell<bool>,
 }
@@ -204,6 +208,8 @@ impl Kernel {
             hooks: hooks::Hooks::default(),
             runtime: RefCell::new(runtime),
             undone: Cell::default(),
+            holding: Cell::default(),
+            renewed: Cell::default(),
             seen: renew::fixed::Seen::default(),
             hooks: Cell::new(!spec.no_hooks),
         })

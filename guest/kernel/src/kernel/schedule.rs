@@ -13,7 +13,9 @@ use crate::task::signal::{self, SignalInfo};
 use crate::task::thread::{Context, Progress, State, Thread, Waiting};
 use crate::wait::Tid;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use seuss_abi::call::Op;
+use seuss_abi::comm::LayerWindow;
 
 /// Page-fault error code: the page was present.
 const ERROR_PRESENT: u64 = 1;
@@ -79,6 +81,41 @@ impl Kernel {
     pub fn on_restore(&self, restored: &Restored<'_>) -> *mut Context {
         self.restored(restored);
         self.leave(false)
+    }
+
+    /// A clone that is entered ahead of time: let it call what makes its generators its own, with a seed that no other clone has. Returns the context to resume, or null: there is nothing to call, or
+    /// it is done, and the clone waits until it is wanted. Hooks of a program are not for clones that nobody wants yet: where there may be some, everything is called later.
+    pub fn on_hold(&self, layers: &[LayerWindow], seed: &[u8; 64]) -> *mut Context {
+        self.frames.set_layers(layers);
+        self.random.reseed(seed);
+        self.slice_start.set(self.machine.tsc());
+        if !self.fs.env.snapshots.was_read() {
+            self.renew();
+            self.holding.set(true);
+            self.renewed.set(true);
+            return self.leave_held();
+        }
+        core::ptr::null_mut()
+    }
+
+    /// The way out of the library OS while only those run who call.
+    fn leave_held(&self) -> *mut Context {
+        loop {
+            if !self.is_renewing() {
+                self.holding.set(false);
+                return core::ptr::null_mut();
+            }
+            self.drain_woken();
+            let threads: Vec<Rc<Thread>> = self.threads.borrow().values().cloned().collect();
+            let calls = |thread: &&Rc<Thread>| {
+                thread.detour.borrow().is_some() && thread.state.get() == State::Runnable
+            };
+            if let Some(thread) = threads.iter().filter(calls).find(|thread| self.prepare(thread)) {
+                return self.resume(thread);
+            }
+            // Nobody waits for anything in a clone that holds: the VMM gives it up.
+            self.machine.host_call(Op::Idle, [u64::MAX, 0, 0, 0, 0, 0]);
+        }
     }
 
     /// Start: choose the first thread.
@@ -322,6 +359,9 @@ impl Kernel {
     /// The way out of the library OS: serve what has happened meanwhile, then go on with the current thread, or with another one if the current one waits, is
     /// gone, or has had its turn (`yields`).
     fn leave(&self, yields: bool) -> *mut Context {
+        if self.holding.get() {
+            return self.leave_held();
+        }
         let yields = self.yielding.take() || yields;
         if self.fs.env.snapshots.is_wanted() {
             self.capture();
