@@ -33,11 +33,8 @@ const PYTHON: Drawer = Drawer {
     command: &["python3", "-c", include_str!("../../programs/generators_server.py")],
     differ: &["ssl", "random", "name", "uuid1"],
 };
-const NUMPY: Drawer = Drawer {
-    image: "numpy",
-    command: PYTHON.command,
-    differ: &["ssl", "random", "name", "uuid1", "numpy"],
-};
+const NUMPY: Drawer =
+    Drawer { image: "numpy", command: PYTHON.command, differ: &["ssl", "random", "name", "uuid1", "numpy"] };
 const NODE: Drawer = Drawer {
     image: "node",
     command: &["node", "-e", include_str!("../../programs/generators_server.js")],

@@ -59,6 +59,12 @@ impl Kernel {
             return;
         }
         let _ = self.fs.env.snapshots.take();
+        if in_base_phase && self.fixed_generator().is_some() {
+            self.undone.set(None);
+            self.give_up_base();
+            self.fs.env.snapshots.finish(0);
+            return;
+        }
         if !in_base_phase {
             self.note_restore_hooks();
         }

@@ -144,6 +144,10 @@ pub struct Kernel {
     undone: Cell<Option<(Tid, u64)>>,
     /// What files were found to say of generators.
     seen: renew::fixed::Seen,
+    /// The log has said which generator stands in the way of snapshots.
+    told_generator: Cell<bool>,
+    /// A snapshot that is wanted waits until nothing can run: calls that prepared it have just ended.
+    resting: Cell<bool>,
     /// This clone was entered ahead of time, and only calls.
     holding: Cell<bool>,
     /// What was to be called in this clone was called while it held.
@@ -208,6 +212,8 @@ impl Kernel {
             hooks: hooks::Hooks::default(),
             runtime: RefCell::new(runtime),
             undone: Cell::default(),
+            told_generator: Cell::default(),
+            resting: Cell::default(),
             holding: Cell::default(),
             renewed: Cell::default(),
             seen: renew::fixed::Seen::default(),

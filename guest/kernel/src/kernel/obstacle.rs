@@ -6,15 +6,9 @@
 use super::Kernel;
 use crate::errno::Errno;
 use crate::fs::snapshots::Wanted;
-use crate::mem::area::{Backing, Protection};
 use crate::task::thread::State;
 use seuss_abi::call::Op;
 use seuss_abi::snapshot::Obstacle;
-
-/// Files that hold a random generator, by the beginning of their names.
-const GENERATORS: [&[u8]; 1] = [b"libcrypto.so"];
-/// Programs that hold one, by their names.
-const PROGRAMS: [&[u8]; 2] = [b"node", b"nodejs"];
 
 impl Kernel {
     /// The program has got something that it keeps: it is not at rest yet.
@@ -55,44 +49,18 @@ impl Kernel {
         .or_else(|| self.has_generator().then_some(Obstacle::Generator))
     }
 
-    /// Whether a program keeps a random generator in its memory.
+    /// Whether a program keeps a random generator in its memory that clones cannot seed anew; which one is said in the log, once.
     fn has_generator(&self) -> bool {
-        self.spaces().iter().any(|space| {
-            space.borrow().areas().any(|area| match &area.backing {
-                Backing::Object { pager, .. } if area.protection.contains(Protection::EXECUTE) => {
-                    is_generator(&pager.name())
-                }
-                _ => false,
-            })
-        })
+        let found = self.fixed_generator();
+        if let Some(what) = found.as_ref().filter(|_| !self.told_generator.replace(true)) {
+            self.log(3, what);
+        }
+        found.is_some()
     }
 
     /// Say that the snapshot is not taken, to whoever has asked for it.
     pub(super) fn put_off(&self, obstacle: Obstacle) {
         self.machine.host_call(Op::PutOff, [obstacle as u64, 0, 0, 0, 0, 0]);
         self.fs.env.snapshots.finish(-i64::from(Errno::EBUSY.0));
-    }
-}
-
-/// Whether the file of this path holds a random generator.
-fn is_generator(path: &[u8]) -> bool {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    GENERATORS.iter().any(|known| name.starts_with(known)) || PROGRAMS.contains(&name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn generators_are_known_by_their_files() {
-        for path in
-            [&b"/usr/lib/x86_64-linux-gnu/libcrypto.so.3"[..], b"/lib/libcrypto.so.1.1", b"/usr/bin/node"]
-        {
-            assert!(is_generator(path));
-        }
-        for path in [&b"/usr/lib/libcrypt.so.1"[..], b"/usr/bin/node-gyp", b"", b"/node/app"] {
-            assert!(!is_generator(path));
-        }
     }
 }

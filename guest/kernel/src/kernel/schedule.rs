@@ -45,6 +45,7 @@ impl Kernel {
         if let Some(thread) = self.current() {
             let number = thread.registers().rax;
             if number == RETURN && self.on_return(&thread) {
+                self.resting.set(true);
                 return self.leave(false);
             }
             thread.with_context(|context| context.exact = 0);
@@ -363,7 +364,7 @@ impl Kernel {
             return self.leave_held();
         }
         let yields = self.yielding.take() || yields;
-        if self.fs.env.snapshots.is_wanted() {
+        if self.fs.env.snapshots.is_wanted() && !self.resting.take() {
             self.capture();
         }
         let uplink = &self.fs.env.uplink;
