@@ -90,7 +90,8 @@ pub fn prepare(
     let invoked = invoked.unwrap_or_else(|| path.clone());
     stack::check(&args, &env)?;
     let Resolved { path, args, binary, absolute } = resolve(loader, path, args)?;
-    let env = if kernel.hooks.get() { node::with_module(loader, &absolute, &args, env) } else { env };
+    let env =
+        if kernel.renews_interpreters.get() { node::with_module(loader, &absolute, &args, env) } else { env };
     let has_module = node::has_module(&env);
     let headers = Headers::read(&*binary)
         .map_err(|error| ExecError { message: format!("{}: {}", lossy(&path), error.message), ..error })?;

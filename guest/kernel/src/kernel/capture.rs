@@ -235,7 +235,7 @@ impl Kernel {
         let mut id = [0; ID_BYTES];
         self.random.fill(&mut id);
         self.fs.env.snapshots.restored(restored.generation, id);
-        self.hooks.set(self.hooks.get() && !restored.spec.no_hooks);
+        self.renews_interpreters.set(self.renews_interpreters.get() && !restored.spec.no_hooks);
         if !self.renewed.replace(false) {
             self.renew();
         }

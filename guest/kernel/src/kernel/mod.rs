@@ -153,7 +153,7 @@ pub struct Kernel {
     /// What was to be called in this clone was called while it held.
     renewed: Cell<bool>,
     /// Interpreters are told of a restore, too.
-    pub hooks: Cell<bool>,
+    pub renews_interpreters: Cell<bool>,
 }
 
 impl Kernel {
@@ -217,7 +217,7 @@ impl Kernel {
             holding: Cell::default(),
             renewed: Cell::default(),
             seen: renew::fixed::Seen::default(),
-            hooks: Cell::new(!spec.no_hooks),
+            renews_interpreters: Cell::new(!spec.no_hooks),
         })
     }
 

@@ -122,7 +122,7 @@ impl Kernel {
 
     /// Interpreters are left alone where the pod says so.
     fn wanted(&self, kinds: Kinds) -> Kinds {
-        Kinds { python: kinds.python && self.hooks.get(), ..kinds }
+        Kinds { python: kinds.python && self.renews_interpreters.get(), ..kinds }
     }
 
     /// The thread that suits best.
