@@ -9,8 +9,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::guest::{
-    CloneConfig, EventSink, GuestConfig, GuestError, GuestStats, Lineage, RequestError, StartError, Stdio,
-    WaitStatus,
+    Caution, CloneConfig, EventSink, GuestConfig, GuestError, GuestStats, Lineage, RequestError, StartError,
+    Stdio, WaitStatus,
 };
 use crate::lifecycle;
 

@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn everything_else_counts() {
         let known = keys(&[1, 2], |_| {});
-        let changes: [fn(&mut ProcessSpec); 8] = [
+        let changes: [fn(&mut ProcessSpec); 9] = [
             |process| drop(process.env.remove(0)),
             |process| process.args[1] = b"other.py".to_vec(),
             // Moved from one field to the next.
