@@ -81,14 +81,6 @@ impl Dir {
         &self.path
     }
 
-    /// A descriptor of it under another number.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone() })
-    }
-
     /// What `path`, beneath this directory, leads to.
     ///
     /// # Errors
@@ -228,7 +220,7 @@ impl AsFd for Dir {
     }
 }
 
-/// openat2(2) takes an absolute path for an attempt to leave a directory that is not its root.
+/// No target is the root itself, for mounts; openat2(2) finds nothing at an empty path.
 fn relative(path: &Path, way: Way) -> &Path {
     match way {
         Way::InRoot if path.as_os_str().is_empty() => Path::new("."),
