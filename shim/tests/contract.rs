@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::{skip_without_kvm, skip_without_root};
 use seuss_abi::spec::{InjectedFile, ProcessSpec};
-use seuss_shim::guest::{self, CloneConfig, Guest, Origin};
+use seuss_shim::guest::{self, CloneConfig, Guest, NetPrivileges, Origin};
 use seuss_snapshotter::snapshot::Store;
 
 const SEUSSCTL: &str = env!("CARGO_BIN_EXE_seussctl");
@@ -193,6 +193,7 @@ fn a_pods_own_files_are_there_before_its_program_goes_on() {
         process: ProcessSpec { args: vec![b"clone".to_vec()], files: vec![file], ..ProcessSpec::default() },
         stdio: guest::Stdio { stdout: Some(writer.into()), ..guest::Stdio::default() },
         name: "clone".to_owned(),
+        privileges: NetPrivileges::default(),
         snapshots: None,
         pool: None,
     };

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::skip_without_kvm;
 use seuss_abi::spec::ProcessSpec;
-use seuss_shim::guest::{CloneConfig, Guest, Origin, ShellPool, Stdio};
+use seuss_shim::guest::{CloneConfig, Guest, NetPrivileges, Origin, ShellPool, Stdio};
 use seuss_snapshotter::snapshot::Store;
 
 const SEUSSCTL: &str = env!("CARGO_BIN_EXE_seussctl");
@@ -80,6 +80,7 @@ fn soak(origin: &Arc<Origin>, store: &Path, count: usize) {
             process: ProcessSpec { args: vec![b"soak".to_vec()], ..ProcessSpec::default() },
             stdio: Stdio::default(),
             name: "soak".to_owned(),
+            privileges: NetPrivileges::default(),
             snapshots: None,
             pool: Some(Arc::clone(&pool)),
             privileges: seuss_vmm::NetPrivileges::default(),

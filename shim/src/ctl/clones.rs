@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -96,7 +96,11 @@ enum News {
 }
 
 /// A pipe for a clone's output: its first byte is told, and everything is passed on unless it is to be dropped.
-fn output_pipe(number: usize, quiet: bool, news: mpsc::UnboundedSender<News>) -> Result<OwnedFd, RunError> {
+fn output_pipe(
+    number: usize,
+    quiet: bool,
+    news: mpsc::UnboundedSender<News>,
+) -> Result<(OwnedFd, JoinHandle<()>), RunError> {
     let (mut reader, writer) =
         io::pipe().map_err(|source| RunError::Host { operation: "make a pipe", source })?;
     let pass_on = move || {
@@ -113,8 +117,8 @@ fn output_pipe(number: usize, quiet: bool, news: mpsc::UnboundedSender<News>) ->
         }
     };
     let thread = thread::Builder::new().name("output".into()).spawn(pass_on);
-    thread.map_err(|source| RunError::Host { operation: "start a thread", source })?;
-    Ok(writer.into())
+    let thread = thread.map_err(|source| RunError::Host { operation: "start a thread", source })?;
+    Ok((writer.into(), thread))
 }
 
 /// Asks a clone for a page, on a thread.
@@ -156,6 +160,7 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
         size => Some(ShellPool::new(Arc::clone(origin), size)?),
     };
     let mut guests: Vec<Option<(Guest, Instant, Option<Duration>)>> = Vec::new();
+    let mut outputs = Vec::new();
     let mut runs = Vec::new();
     let mut running = 0;
     while runs.len() < args.count as usize {
@@ -165,7 +170,8 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                 pool.wait()?;
             }
             let number = guests.len();
-            let stdout = Some(output_pipe(number, args.quiet || args.get.is_some(), sender.clone())?);
+            let (stdout, output) = output_pipe(number, args.quiet || args.get.is_some(), sender.clone())?;
+            let stdout = Some(stdout);
             let others = if args.quiet { Stdio::default() } else { own_stdio()? };
             let stdio = Stdio { stdout, ..others };
             let sender = sender.clone();
@@ -193,6 +199,7 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                 Ok(guest)
             })?;
             guests.push(Some((guest, began, None)));
+            outputs.push(Some(output));
             running += 1;
         }
         match news.recv().await {
@@ -230,6 +237,9 @@ async fn run_all(args: &CloneArgs, origin: &Arc<Origin>) -> Result<Vec<Run>, Run
                     let failed =
                         (unanswered || status.shell_code() != 0 && !wanted).then(|| status.to_string());
                     let (start, stats) = (guest.timings(), guest.stats());
+                    // Its end of the pipe goes with it: what it has printed stands before what the next one prints.
+                    drop(guest);
+                    outputs.get_mut(number).and_then(Option::take).map(JoinHandle::join);
                     runs.push(Run { start, stats, first_output, total: at - began, failed });
                 }
             }
