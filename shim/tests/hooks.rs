@@ -6,8 +6,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use common::{skip_without_kvm, skip_without_root};
+use seuss_abi::spec::ProcessSpec;
+use seuss_shim::guest::{Caution, Guest, GuestConfig, GuestEvent, Keys, NetPrivileges, SnapshotSink};
+use seuss_shim::image::RootImage;
+use seuss_shim::netns;
+use seuss_shim::spec::Network;
+use seuss_snapshotter::snapshot::{Level, Store};
 
 const SEUSSCTL: &str = env!("CARGO_BIN_EXE_seussctl");
 
@@ -157,6 +165,67 @@ fn a_capture_from_outside_waits_for_listeners() {
     // One that does not answer holds nothing up for ever.
     let place = Place::new(&[]);
     place.seussctl(&[&create[..], &["/hooks", "listener", "late"]].concat());
+    let (cloned, _) = place.clone_of("listener");
+    assert_eq!(cloned, "read generation 1 prepared 1\n");
+}
+
+/// As a pod's shim asks: who answers an announcement is on its way back to waiting, and does not stand in the way of the capture by that.
+#[test]
+fn a_cautious_capture_does_not_find_its_own_listeners_busy() {
+    if skip_without_kvm() || skip_without_root() {
+        return;
+    }
+    let place = Place::new(&[]);
+    let image = RootImage::open(&place.0.path().join("root"), None, None).unwrap();
+    let store = Arc::new(Store::open(&place.0.path().join("store")).unwrap());
+    let known =
+        |blob: seuss_shim::guest::ImageBlob| store.add_image(&blob.file.into(), blob.len_bytes).unwrap();
+    let images = image.blobs().unwrap().into_iter().map(known).collect();
+    let sink = SnapshotSink {
+        store: Arc::clone(&store),
+        images,
+        keys: Keys::AsNamed,
+        base: false,
+        name: "listener".to_owned(),
+        command: "hooks".to_owned(),
+        terminal: false,
+    };
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let config = GuestConfig {
+        memory_bytes: 64 << 20,
+        images: image.blobs().unwrap(),
+        process: ProcessSpec {
+            args: vec![b"/hooks".to_vec(), b"listener".to_vec()],
+            ..ProcessSpec::default()
+        },
+        // A clone has the streams that the captured guest had.
+        stdio: seuss_shim::guest::Stdio { stdout: Some(writer.into()), ..Default::default() },
+        name: "listener".to_owned(),
+        privileges: NetPrivileges::default(),
+        snapshots: Some(sink),
+    };
+    let (sender, events) = mpsc::channel();
+    let start = || {
+        let told = move |event| {
+            let _ = sender.send(event);
+        };
+        Guest::start(config, told)
+    };
+    let guest = netns::run_in(&Network::New, start).unwrap().unwrap();
+    let next = || events.recv_timeout(Duration::from_secs(60)).expect("an event");
+    while !matches!(next(), GuestEvent::Ready) {}
+    let caution = Caution { reset_connections: false, settled: Duration::ZERO };
+    guest.snapshot(Level::Function, Some(caution)).unwrap();
+    loop {
+        match next() {
+            GuestEvent::Captured(taken) => break drop(taken.expect("a snapshot")),
+            GuestEvent::PutOff(obstacle) => panic!("put off: {obstacle}"),
+            GuestEvent::Ended(result) => panic!("ended: {result:?}"),
+            _ => {}
+        }
+    }
+    guest.stop();
+    drop(guest);
     let (cloned, _) = place.clone_of("listener");
     assert_eq!(cloned, "read generation 1 prepared 1\n");
 }
