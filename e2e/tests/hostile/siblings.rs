@@ -115,7 +115,7 @@ fn clones(drawer: &Drawer, count: usize) -> Result<(), Failure> {
         need::skip(&reason);
         return Ok(());
     }
-    let store = tempfile::tempdir()?;
+    let store = tempfile::tempdir().context("a store")?;
     let seussctl = runtime::shim_dir()?.join("seussctl");
     // In a network namespace of its own, where only the loopback interface is.
     let in_namespace = || {
@@ -135,6 +135,36 @@ fn clones(drawer: &Drawer, count: usize) -> Result<(), Failure> {
     let check = || -> Result<()> {
         ensure!(answers.len() == count, "{} answers", answers.len());
         all_differ(drawer, &answers)
+    };
+    Ok(check()?)
+}
+
+/// In the middle of the base phase: OpenSSL was used, and the program looks at its application for the first time.
+const IN_BASE: &str = "import os, ssl\nssl.RAND_bytes(4)\nos.stat('/app/server.py')\n\
+    print(ssl.RAND_bytes(8).hex(), flush=True)";
+
+#[test]
+fn clones_of_a_base_snapshot_draw_other_numbers() -> Result<(), Failure> {
+    if let Some(reason) = need::missing_kvm().or_else(|| need::missing_images(&["web"])) {
+        need::skip(&reason);
+        return Ok(());
+    }
+    let store = tempfile::tempdir().context("a store")?;
+    let seussctl = || {
+        let mut command = Command::new(runtime::shim_dir()?.join("seussctl"));
+        command.args(["run", "--store"]).arg(store.path());
+        command.arg("--rootfs").arg(paths::image_archive("web"));
+        anyhow::Ok(command)
+    };
+    let mut boot = seussctl()?;
+    boot.args(["--base", "--snapshot-name", "runtime", "--", "python3", "-I", "-c", IN_BASE]);
+    let mut numbers = BTreeSet::from([command::output(&mut boot)?]);
+    for _ in 0..3 {
+        numbers.insert(command::output(seussctl()?.args(["--from", "runtime-base"]))?);
+    }
+    let check = || -> Result<()> {
+        ensure!(numbers.len() == 4, "{numbers:?}");
+        Ok(())
     };
     Ok(check()?)
 }

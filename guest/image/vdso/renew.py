@@ -1,5 +1,5 @@
 # Run in each clone, before the program goes on, with `modules` = sys.modules and the builtins. No name of it is seen outside, it imports nothing that was not there, and fails silently.
-# No function is defined: it would hold this dictionary in a cycle.
+# No function is defined without need: it holds this dictionary.
 get = modules.get
 try:
     if get('random'): get('random')._inst.seed()
@@ -11,9 +11,12 @@ try:
     if get('tempfile'): get('tempfile')._name_sequence = None
 except BaseException: pass
 try:
+    # libuuid's clock sequence is in its memory: here is another one. A node that was drawn has its multicast bit set (RFC 9562, 6.10).
     u = get('uuid')
-    # libuuid's clock sequence is in its memory; Python draws one for each UUID. A node that was drawn has its multicast bit set (RFC 9562, 6.10).
-    if u and u._generate_time_safe: u.getnode(); u._generate_time_safe = None
+    f = u and u._generate_time_safe
+    if f:
+        c = get('os').urandom(2)
+        u._generate_time_safe = lambda f=getattr(f, '__defaults__', (f,))[0], c=bytes((c[0] & 63 | 128, c[1])): (lambda b, s: (b[:8] + c + b[10:], s))(*f())
     if u and u._node and u._node >> 40 & 1: u._node = int.from_bytes(get('os').urandom(6), 'big') | 1 << 40
 except BaseException: pass
 try:

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    fn executable(source: &str, options: &[&str]) -> std::vec::Vec<u8> {
+    fn executable(source: &str, options: &[&str]) -> Vec<u8> {
         let dir = std::env::temp_dir().join(format!("seuss-fixed-{}-{}", std::process::id(), options.len()));
         std::fs::create_dir_all(&dir).unwrap();
         let (input, output) = (dir.join("a.c"), dir.join("a"));
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn static_symbol_tables_tell_generators() {
         let rust = "int _ZN4rand4rngs6thread10thread_rng17h0123456789abcdefE(void) { return 1; } int main(void) { return 0; }";
-        let tells = |bytes: std::vec::Vec<u8>| of_static_names(&bytes.as_slice());
+        let tells = |bytes: Vec<u8>| of_static_names(&bytes.as_slice());
         assert_eq!(tells(executable(rust, &[])), Some("Rust's thread_rng, whose numbers"));
         assert_eq!(tells(executable(rust, &["-s", "-O1"])), None, "stripped");
         let mbed = "int mbedtls_ctr_drbg_random(void) { return 1; } int main(void) { return mbedtls_ctr_drbg_random(); }";
