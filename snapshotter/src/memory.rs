@@ -11,7 +11,7 @@
 pub mod channel;
 pub mod client;
 pub mod note;
-mod peer;
+pub mod peer;
 pub mod protocol;
 #[cfg(feature = "daemon")]
 pub mod server;

@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tonic::Code;
 
 use crate::layers::{Files, Kind, Layers};
-use crate::memory::Shelf;
+use crate::memory::{Shelf, peer};
 
 /// Longest request that is read.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -156,6 +156,7 @@ impl Metrics {
 pub async fn serve(listener: UnixListener, layers: Arc<Layers>, metrics: Arc<Metrics>) {
     loop {
         match listener.accept().await {
+            Ok((stream, _)) if !peer::is_trusted(&stream) => drop(stream),
             Ok((stream, _)) => {
                 let (layers, metrics) = (Arc::clone(&layers), Arc::clone(&metrics));
                 tokio::spawn(async move {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::api::snapshots_server::SnapshotsServer;
@@ -19,6 +20,7 @@ use crate::layers::backing::{self, BackingError, Mounted};
 use crate::layers::{Layers, LayersError, Options};
 use crate::lookup::{NOTE_VERSION, SERVICE_NOTE, ServiceNote};
 use crate::memory::channel::Listener;
+use crate::memory::peer;
 use crate::memory::server::Server;
 use crate::memory::{Shelf, ShelfError, ShelfOptions};
 
@@ -99,9 +101,12 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
         notify("STOPPING=1");
         tracing::info!("ending: requests under way are finished first");
     };
+    // Only containerd has business here.
+    let connections = UnixListenerStream::new(listener)
+        .filter(|connection| connection.as_ref().map_or(true, peer::is_trusted));
     tonic::transport::Server::builder()
         .add_service(SnapshotsServer::new(Service::new(layers, metrics)))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(connections, stop)
         .await?;
     for path in [&config.socket, &config.store_socket].into_iter().chain(&config.metrics_socket) {
         let _ = fs::remove_file(path);

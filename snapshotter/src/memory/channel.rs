@@ -82,12 +82,10 @@ impl Channel {
         Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, Some(patience))?)
     }
 
-    /// User id of the process that made the other end.
-    ///
-    /// # Errors
-    /// getsockopt(2)'s.
-    pub fn peer_uid(&self) -> io::Result<u32> {
-        peer::uid(&self.0)
+    /// Whether the process at the other end may use what root keeps to itself.
+    #[must_use]
+    pub fn is_trusted(&self) -> bool {
+        peer::is_trusted(&self.0)
     }
 
     /// Sends a message with descriptors.

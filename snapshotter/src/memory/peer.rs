@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd as _};
 ///
 /// # Errors
 /// getsockopt(2)'s.
-pub(super) fn uid(socket: impl AsFd) -> io::Result<u32> {
+pub fn uid(socket: impl AsFd) -> io::Result<u32> {
     let mut credentials = MaybeUninit::<libc::ucred>::zeroed();
     let mut len_bytes = size_of::<libc::ucred>() as libc::socklen_t;
     let (fd, place) = (socket.as_fd().as_raw_fd(), credentials.as_mut_ptr().cast());
@@ -24,6 +24,25 @@ pub(super) fn uid(socket: impl AsFd) -> io::Result<u32> {
     Ok(unsafe { credentials.assume_init() }.uid)
 }
 
+/// Whether the process that made the other end of `socket` may use what root and this process' own user keep to themselves: it is one of these. A socket's mode says the same,
+/// but not while it is being made, nor after somebody changed it.
+#[must_use]
+pub fn is_trusted(socket: impl AsFd) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    match uid(socket) {
+        Ok(0) => true,
+        Ok(uid) if uid == own => true,
+        Ok(uid) => {
+            tracing::debug!(uid, "a connection of another user is closed");
+            false
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a connection of nobody is closed");
+            false
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +52,7 @@ mod tests {
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let me = rustix::process::geteuid().as_raw();
         assert_eq!((uid(&one).unwrap(), uid(&other).unwrap()), (me, me));
+        assert!(is_trusted(&one) && !is_trusted(std::fs::File::open("/dev/null").unwrap()));
         assert!(uid(std::fs::File::open("/dev/null").unwrap()).is_err());
     }
 }

@@ -82,7 +82,12 @@ impl Daemon {
             .arg(self.socket())
             .arg("--store-socket")
             .arg(self.store_socket())
-            .args(["--config", "/dev/null", "--metrics-socket", "none", "--image-store", "disk"])
+            .args(["--config", "/dev/null", "--image-store", "disk"])
+            .args(
+                ["--metrics-socket", "none"]
+                    .iter()
+                    .filter(|_| !self.flags.iter().any(|f| f == "--metrics-socket")),
+            )
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
