@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -197,13 +197,19 @@ fn socket_path(dir: &Path, grpc_address: &str, namespace: &str, group: &str) -> 
     dir.join(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
-/// Listens at `path`; `None` if somebody does already. What a killed shim left there is replaced.
+/// Listens at `path`, for the owner only; `None` if somebody does already. What a killed shim left there is replaced.
 fn listen(path: &Path) -> Result<Option<UnixListener>, StartShimError> {
     let failed = |source| StartShimError::Socket { path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(failed)?;
     }
-    match UnixListener::bind(path) {
+    let bind = || -> io::Result<UnixListener> {
+        let listener = UnixListener::bind(path)?;
+        // Between the two, the shim itself looks at who connects.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    match bind() {
         Ok(listener) => return Ok(Some(listener)),
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(failed(error)),
         Err(_) => {}
@@ -212,7 +218,7 @@ fn listen(path: &Path) -> Result<Option<UnixListener>, StartShimError> {
         return Ok(None);
     }
     remove_socket(path).map_err(failed)?;
-    UnixListener::bind(path).map(Some).map_err(failed)
+    bind().map(Some).map_err(failed)
 }
 
 /// Removes the socket at `path`, and nothing that is none.
@@ -360,6 +366,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s/x");
         let listener = listen(&path).unwrap().expect("nobody is there");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(listen(&path).unwrap().is_none());
         drop(listener);
         assert!(listen(&path).unwrap().is_some());

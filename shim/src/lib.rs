@@ -38,4 +38,5 @@ pub mod size;
 pub mod snapshots;
 pub mod spec;
 pub mod terminal;
+pub mod threads;
 pub mod users;

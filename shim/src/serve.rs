@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use seuss_snapshotter::memory::peer;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::UnixListenerStream;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
@@ -18,7 +21,7 @@ use crate::bootstrap::{TTRPC_ADDRESS, remove_socket};
 use crate::events::{Destination, EventQueue};
 use crate::guest::Kvm;
 use crate::sandbox::Pod;
-use crate::{logging, service};
+use crate::{logging, service, threads};
 
 /// How long containers have to end after the shim got SIGTERM.
 const TERM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,6 +65,11 @@ pub enum ServeError {
 /// [`ServeError`].
 pub fn serve(flags: &Flags) -> Result<(), ServeError> {
     logging::to_fifo(Path::new("log"), flags.debug).map_err(|source| ServeError::Log { source })?;
+    // The environment and the mounted files of pods are in this process' memory.
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "a core dump of this process would have the pods' secrets");
+    }
     let listener = take_listener().map_err(|source| ServeError::Socket { source })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -87,10 +95,18 @@ fn take_listener() -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Connections of containerd, which is root, and of whoever else is; those of other users are closed.
+fn trusting(listener: UnixListener) -> io::Result<Listener> {
+    listener.set_nonblocking(true)?;
+    let connections = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
+    Ok(Listener::new(connections.filter(|connection| connection.as_ref().map_or(true, peer::is_trusted))))
+}
+
 async fn serve_on(listener: UnixListener, flags: &Flags) -> Result<(), ServeError> {
+    threads::start_from_here();
     let (events, delivery) = EventQueue::start(destination(flags), flags.namespace.clone());
     let pod = Arc::new(Pod::new(flags.namespace.clone(), events, Arc::new(Kvm)));
-    let listener = Listener::try_from(listener).map_err(|source| ServeError::Socket { source })?;
+    let listener = trusting(listener).map_err(|source| ServeError::Socket { source })?;
     let services = service::services(Arc::clone(&pod), &flags.id);
     let mut server = Server::new().add_listener(listener).register_service(services);
     server.start().await.map_err(|source| ServeError::Server { source })?;

@@ -292,3 +292,48 @@ fn questions_are_answered_without_a_container() {
     assert_eq!(info.name, "io.containerd.seuss.v2");
     assert!(!run("stop").unwrap().status.success());
 }
+
+/// What a shim answers to user `uid`, whom somebody has let at its socket: `None` if it hangs up.
+fn asked_by(uid: u32, path: std::path::PathBuf) -> Option<usize> {
+    use std::io::{Read as _, Write as _};
+    let ask = move || {
+        // SAFETY: takes numbers; the system call itself, unlike the C library's function, changes the calling thread alone.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }, 0);
+        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let request = ttrpc::Request {
+            service: "containerd.task.v3.Task".into(),
+            method: "Connect".into(),
+            ..Default::default()
+        };
+        let body = request.write_to_bytes().unwrap();
+        // Length, stream, type (a request), flags: big endian.
+        let head = [&(body.len() as u32).to_be_bytes()[..], &1_u32.to_be_bytes(), &[1, 0]].concat();
+        let mut answer = [0; 10];
+        let answered = stream.write_all(&[head, body].concat()).and_then(|()| stream.read(&mut answer));
+        answered.ok().filter(|count| *count > 0)
+    };
+    std::thread::spawn(ask).join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_is_roots() {
+    if common::skip_without_root() {
+        return;
+    }
+    let mut node = Node::new().await;
+    node.make_bundle("pod", &node.pod_config("sandbox", "pod", &["/pause"]));
+    let shim = node.shim("pod").await;
+    let path = std::path::PathBuf::from(shim.address.strip_prefix("unix://").unwrap());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // Who gets there all the same is asked who he is.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    for dir in path.ancestors().skip(1).take_while(|dir| dir.starts_with(std::env::temp_dir())) {
+        if dir != std::env::temp_dir() {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).unwrap();
+        }
+    }
+    assert_eq!(asked_by(0, path.clone()), Some(10), "root is answered");
+    assert_eq!(asked_by(65_534, path), None, "nobody is not");
+    shim.shutdown("pod").await;
+}

@@ -151,9 +151,7 @@ impl Logger {
             }
             let _ = self.child.wait();
         };
-        if let Err(error) = std::thread::Builder::new().name("logger-reaper".to_owned()).spawn(reap) {
-            tracing::warn!(%error, "cannot wait for the logging program");
-        }
+        crate::threads::spawn("logger-reaper", reap);
     }
 }
 
