@@ -148,7 +148,7 @@ impl Container {
         };
         let memory_bytes = plan.as_ref().map_or(0, |(plan, _)| plan.memory_bytes);
         let snapshots = match &plan {
-            Some((plan, prepared)) => plan_snapshots(shared, &spec, plan, prepared)?,
+            Some((plan, prepared)) => plan_snapshots(shared, &spec, plan, prepared, &network)?,
             None => None,
         };
         let home = plan.as_ref().and_then(|(plan, _)| {
@@ -274,6 +274,7 @@ fn plan_snapshots(
     spec: &Spec,
     plan: &GuestPlan,
     prepared: &Prepared,
+    network: &Network,
 ) -> Result<Option<Snapshots>, TaskError> {
     let policy = Policy::read(spec)?;
     let (Some(socket), Some(images)) = (&prepared.store, &prepared.refs) else { return Ok(None) };
@@ -294,7 +295,7 @@ fn plan_snapshots(
         identity_env: &identity_env,
     };
     let place = Place { socket, tenant: &tenant };
-    let planned = Snapshots::plan(place, policy, &subject, || prepared.images_again().ok());
+    let planned = Snapshots::plan(place, policy, &subject, network, plan.privileges, || prepared.images_again().ok());
     Ok(planned.inspect_err(|error| tracing::warn!(%error, "the container runs without snapshots")).ok())
 }
 

@@ -21,9 +21,11 @@ use seuss_snapshotter::memory::protocol::Fit;
 use seuss_snapshotter::snapshot::{Level, SnapshotId, Store};
 
 use crate::guest::{
-    GuestControl, ImageBlob, KernelImage, Keys, Lineage, Origin, ShellPool, SnapshotSink, argument_key,
-    host_cpu,
+    GuestControl, ImageBlob, KernelImage, Keys, Lineage, NetPrivileges, Origin, ShellPool, SnapshotSink,
+    argument_key, host_cpu,
 };
+use crate::netns;
+use crate::spec::Network;
 use key::Subject;
 use policy::Policy;
 pub use readiness::News;
@@ -76,6 +78,8 @@ impl Snapshots {
         place: Place<'_>,
         policy: Policy,
         subject: &Subject<'_>,
+        network: &Network,
+        privileges: NetPrivileges,
         blobs: impl Fn() -> Option<Vec<ImageBlob>>,
     ) -> Result<Self, SessionError> {
         let began = Instant::now();
@@ -132,7 +136,7 @@ impl Snapshots {
                 snapshot = %origin.id(), level = %manifest.level, depth = manifest.depth,
                 elapsed_us = began.elapsed().as_micros() as u64, "snapshot found"
             );
-            Beginning { pool: ShellPool::one(Arc::clone(&origin)).ok(), origin }
+            Beginning { pool: one_ahead(&origin, network, privileges), origin }
         });
         Ok(Self { policy, session, sink, beginning, restored_from, watch: None })
     }
@@ -197,6 +201,20 @@ impl Snapshots {
     /// A snapshot of `guest` was taken.
     pub fn taken(&self, id: SnapshotId, guest: &Arc<dyn GuestControl>) {
         self.session.put(id, guest);
+    }
+}
+
+/// A virtual machine made ahead, with the thread that will drive it in `network`.
+fn one_ahead(
+    origin: &Arc<Origin>,
+    network: &Network,
+    privileges: NetPrivileges,
+) -> Option<Arc<ShellPool>> {
+    let make = || ShellPool::one(Arc::clone(origin), privileges).ok();
+    match network {
+        // One that is made at the start, with the thread.
+        Network::New => make(),
+        Network::Host | Network::Path(_) => netns::run_in(network, make).ok().flatten(),
     }
 }
 

@@ -28,6 +28,9 @@ pub(crate) enum AheadError {
     /// It takes too long.
     #[error("it does not hold within {LIMIT:?} of CPU time")]
     TooLong,
+    /// The thread that was to enter it.
+    #[error("its thread cannot be used: {0}")]
+    Confined(String),
     /// Nobody wants it any more.
     #[error("the pool ends")]
     Cancelled,

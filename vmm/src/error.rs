@@ -2,6 +2,7 @@
 
 use seuss_abi::comm::MAILBOX_SIZE;
 
+use crate::confine::ConfineError;
 use crate::kernel::ImageError;
 use crate::memory::MemoryError;
 use crate::report::Report;
@@ -91,6 +92,9 @@ pub enum StartError {
         /// What it names.
         what: String,
     },
+    /// A thread cannot be confined: no guest runs on one that is not.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// KVM refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),

@@ -1,6 +1,6 @@
 //! The handle of a running guest: [`Guest`].
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,13 @@ use crate::boot;
 use crate::clock::{GuestClock, Sample, measure_tsc_khz};
 use crate::config::{Caution, CloneConfig, GuestConfig, Stdio};
 use crate::error::{GuestError, RequestError, StartError};
-use crate::handles::Handles;
+use crate::handles::{Channels, Handles};
 use crate::hypervisor::Hypervisor;
 use crate::kernel::KernelImage;
 use crate::memory::{Gpa, Memory};
 use crate::pool::{self, Prepared, ShellPool};
-use crate::run::{EventSink, GuestEvent, Learning, Parts, Runner, Snapshots, thread};
+use crate::run::{EventSink, GuestEvent, Learning, Parts, Snapshots, thread};
+use crate::seat::Seat;
 use crate::shared::{Request, Shared};
 use crate::shell::Shell;
 use crate::snapshot::Lineage;
@@ -141,6 +142,8 @@ impl Guest {
         if len_bytes > MAILBOX_SIZE {
             return Err(RequestError::SpecTooLarge { len_bytes });
         }
+        // Here, where files may be opened.
+        let stdio = Channels::of(stdio);
         self.shared.request(Request::Exec { token, spec: Box::new(spec), stdio })
     }
 
@@ -243,6 +246,8 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
     process.stdio =
         handles.adopt_first(stdio).map_err(|errno| host("use the standard descriptors")(errno.into()))?;
     let spec = boot::encode(&process)?;
+    // It is confined while the virtual machine is made.
+    let seat = Seat::new(privileges)?;
     let memory = timed(&mut timings.memory_map, || Memory::new(private_bytes, images))?;
     let shell = Shell::new(hypervisor, &mut timings)?;
     let tsc_khz = shell.tsc_khz().unwrap_or_else(measure_tsc_khz);
@@ -253,15 +258,14 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
     let machine = shell.fill(memory, loaded.pml4, &mut timings)?;
     shared.counters.limit_bytes.set(private_bytes);
     shared.counters.used_bytes.set(loaded.reserved_bytes);
-    thread::install_handler().map_err(host("install the kick signal's handler"))?;
     let parts = Parts {
         machine,
         shared: Arc::clone(&shared),
+        epoll: handles.epoll().map_err(|errno| host("duplicate an epoll instance")(errno.into()))?,
         handles,
         stdin: process.stdio[0],
         clock,
         kernel,
-        privileges,
         reserved_bytes: loaded.reserved_bytes,
         events,
         snapshots: Snapshots {
@@ -276,7 +280,7 @@ fn start(config: GuestConfig, kernel: KernelImage, events: EventSink) -> Result<
             answer_due: true,
         },
     };
-    launch(parts, timings, started)
+    launch(parts, seat, timings, started)
 }
 
 fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> {
@@ -295,7 +299,12 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
         Some(prepared) => prepared,
         None => pool::prepare(&origin, &mut timings)?,
     };
-    let Prepared { machine, tsc_khz, filled, held, ahead } = prepared;
+    let Prepared { machine, tsc_khz, filled, held, ahead, seat } = prepared;
+    // One that was made for clones of another network namespace is of no use here.
+    let seat = match seat.filter(|seat| seat.fits(privileges)) {
+        Some(seat) => seat,
+        None => Seat::new(privileges)?,
+    };
     [timings.made_ahead, timings.entered_ahead] = ahead;
     let tsc_khz = tsc_khz.unwrap_or_else(measure_tsc_khz);
     let now = Sample::take();
@@ -311,15 +320,14 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
     let pml4 = Gpa(manifest.pml4_gpa);
     shared.counters.limit_bytes.set(manifest.private_bytes);
     shared.counters.used_bytes.set(manifest.reserved_bytes);
-    thread::install_handler().map_err(host("install the kick signal's handler"))?;
     let parts = Parts {
         machine,
         shared: Arc::clone(&shared),
+        epoll: handles.epoll().map_err(|errno| host("duplicate an epoll instance")(errno.into()))?,
         handles,
         stdin: process.stdio[0],
         clock,
         kernel,
-        privileges,
         reserved_bytes: manifest.reserved_bytes,
         events,
         snapshots: Snapshots {
@@ -334,14 +342,19 @@ fn restore(config: CloneConfig, events: EventSink) -> Result<Guest, StartError> 
             answer_due: true,
         },
     };
-    launch(parts, timings, started)
+    launch(parts, seat, timings, started)
 }
 
-/// Start the thread, and say how long everything took.
-fn launch(parts: Parts, mut timings: StartTimings, started: Instant) -> Result<Guest, StartError> {
+/// Let the thread begin, and say how long everything took.
+fn launch(
+    parts: Parts,
+    seat: Seat,
+    mut timings: StartTimings,
+    started: Instant,
+) -> Result<Guest, StartError> {
     let shared = Arc::clone(&parts.shared);
     let generation = parts.snapshots.generation;
-    let thread = timed(&mut timings.thread, || spawn(parts))?;
+    let thread = timed(&mut timings.thread, || seat.drive(parts))?;
     timings.total = started.elapsed();
     tracing::info!(
         generation,
@@ -358,50 +371,4 @@ fn launch(parts: Parts, mut timings: StartTimings, started: Instant) -> Result<G
         "guest started"
     );
     Ok(Guest { shared, thread: Some(thread), timings })
-}
-
-/// Start the vCPU thread and wait until it is about to enter the guest.
-fn spawn(parts: Parts) -> Result<JoinHandle<()>, StartError> {
-    let shared = Arc::clone(&parts.shared);
-    // The kernel keeps 15 bytes of a thread's name, and refuses none but those with a NUL.
-    let name: String = shared.name.chars().filter(|&letter| letter != '\0').collect();
-    let (ready, is_ready) = mpsc::sync_channel(1);
-    let blocked = thread::AllBlocked::new();
-    let spawned = std::thread::Builder::new().name(name).spawn(move || drive(parts, &ready));
-    drop(blocked);
-    let thread = spawned.map_err(host("start the vCPU thread"))?;
-    match is_ready.recv() {
-        Ok(Ok(())) => Ok(thread),
-        Ok(Err(error)) => {
-            let _ = thread.join();
-            Err(error)
-        }
-        Err(mpsc::RecvError) => {
-            let _ = thread.join();
-            Err(StartError::Host { operation: "start the vCPU thread", errno: libc::EIO })
-        }
-    }
-}
-
-/// The vCPU thread.
-fn drive(parts: Parts, ready: &mpsc::SyncSender<Result<(), StartError>>) {
-    struct Started(Arc<Shared>);
-    impl Drop for Started {
-        fn drop(&mut self) {
-            self.0.thread_ends();
-        }
-    }
-    let started = Started(Arc::clone(&parts.shared));
-    started.0.thread_started();
-    thread::sharpen_timers();
-    match Runner::new(parts) {
-        Ok(runner) => {
-            // The other end waits for exactly this; it cannot be gone.
-            let _ = ready.send(Ok(()));
-            runner.run();
-        }
-        Err(error) => {
-            let _ = ready.send(Err(host("make the vCPU thread's timer")(error)));
-        }
-    }
 }

@@ -6,17 +6,22 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use seuss_snapshotter::snapshot::Level;
 
-use crate::ahead::{self, AheadError};
+use crate::ahead::AheadError;
+use crate::confine::{self, Granted, Reach, Role};
 use crate::error::StartError;
+use crate::helpers;
 use crate::hypervisor::Hypervisor;
 use crate::memory::{Gpa, Memory};
+use crate::net::{NetEquipment, NetPrivileges};
 use crate::run::thread;
+use crate::seat::Seat;
 use crate::shell::{Machine, Shell};
 use crate::snapshot::Origin;
 use crate::snapshot::restore::{self, Filled};
@@ -30,6 +35,8 @@ pub(crate) struct Prepared {
     pub(crate) filled: Option<Filled>,
     /// Whether it was entered, and waits in [`seuss_abi::call::Op::Hold`]: the VMM must not change its page tables any more.
     pub(crate) held: bool,
+    /// The thread that will drive it, if one was made.
+    pub(crate) seat: Option<Seat>,
     /// How long making it ahead of time took, and of that entering it.
     pub(crate) ahead: [Duration; 2],
 }
@@ -46,7 +53,7 @@ pub(crate) fn prepare(origin: &Origin, timings: &mut StartTimings) -> Result<Pre
     let shell = Shell::new(Hypervisor::shared()?, timings)?;
     let tsc_khz = shell.tsc_khz();
     let machine = shell.fill(memory, Gpa(manifest.pml4_gpa), timings)?;
-    Ok(Prepared { machine, tsc_khz, filled: None, held: false, ahead: [Duration::ZERO; 2] })
+    Ok(Prepared { machine, tsc_khz, filled: None, held: false, seat: None, ahead: [Duration::ZERO; 2] })
 }
 
 /// So long after one was taken the next one is not begun, unless somebody waits for it: KVM_CREATE_VM holds the process' memory map for a millisecond, in which the clone that
@@ -62,8 +69,8 @@ struct State {
     taken: Option<Instant>,
     /// Who waits for one.
     waiting: usize,
-    /// The pool's thread, once it runs.
-    tid: Option<i32>,
+    /// The thread that enters a clone now.
+    entering: Option<i32>,
 }
 
 struct Shared {
@@ -96,31 +103,42 @@ impl ShellPool {
     /// # Errors
     /// [`StartError::Host`]: no thread.
     pub fn new(origin: Arc<Origin>, size: usize) -> Result<Arc<Self>, StartError> {
-        Self::start(origin, size, true)
+        Self::start(origin, size, true, NetPrivileges::of_this_process())
     }
 
-    fn start(origin: Arc<Origin>, size: usize, refill: bool) -> Result<Arc<Self>, StartError> {
+    fn start(
+        origin: Arc<Origin>,
+        size: usize,
+        refill: bool,
+        privileges: NetPrivileges,
+    ) -> Result<Arc<Self>, StartError> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
         let (of_thread, source) = (Arc::clone(&shared), Arc::clone(&origin));
-        // It drives vCPUs: it takes no signals but kicks.
+        // What a confined thread could not do any more.
+        let host = |operation| {
+            move |error: std::io::Error| StartError::Host {
+                operation,
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+            }
+        };
+        helpers::start().map_err(host("start the thread that helps guests"))?;
+        thread::install_handler().map_err(host("install the kick signal's handler"))?;
+        // Signals are for the process' other threads.
         let blocked = thread::AllBlocked::new();
         let thread = std::thread::Builder::new()
             .name("seuss-pool".into())
-            .spawn(move || fill(&of_thread, &source, size, refill))
-            .map_err(|error| StartError::Host {
-                operation: "start the pool's thread",
-                errno: error.raw_os_error().unwrap_or(libc::EIO),
-            })?;
+            .spawn(move || fill(&of_thread, &source, size, refill, privileges))
+            .map_err(host("start the pool's thread"))?;
         drop(blocked);
         Ok(Arc::new(Self { origin, shared, thread: Some(thread) }))
     }
 
-    /// Make one virtual machine ahead, and no other when it is taken.
+    /// Make one virtual machine ahead, for a clone with these privileges in the calling thread's network namespace, and no other when it is taken.
     ///
     /// # Errors
     /// [`StartError::Host`]: no thread.
-    pub fn one(origin: Arc<Origin>) -> Result<Arc<Self>, StartError> {
-        Self::start(origin, 1, false)
+    pub fn one(origin: Arc<Origin>, privileges: NetPrivileges) -> Result<Arc<Self>, StartError> {
+        Self::start(origin, 1, false, privileges)
     }
 
     /// Wait until a virtual machine is ready.
@@ -157,7 +175,7 @@ impl Drop for ShellPool {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.ends = true;
-        if let Some(tid) = state.tid {
+        if let Some(tid) = state.entering {
             thread::kick(tid);
         }
         drop(state);
@@ -173,8 +191,27 @@ impl Drop for ShellPool {
 }
 
 /// The pool's thread: fills it, and keeps it full if it is to be refilled. A failure is kept until somebody has seen it.
-fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
-    shared.lock().tid = Some(thread::current_tid());
+fn fill(
+    shared: &Arc<Shared>,
+    origin: &Origin,
+    size: usize,
+    refill: bool,
+    privileges: NetPrivileges,
+) {
+    // Its children are to make sockets for the owner, too: they get the saved user id.
+    let settled = NetEquipment::new(privileges).map_err(|errno| StartError::Host {
+        operation: "make sockets for the container's user",
+        errno: errno.raw_os_error(),
+    });
+    let confined = settled.and_then(|_| {
+        let reach = Reach::Read(&[Path::new("/proc")]);
+        confine::enter(Role::Pool, Granted::from(privileges), reach).map_err(StartError::from)
+    });
+    if let Err(error) = confined {
+        shared.lock().failed = Some(error);
+        shared.changed.notify_all();
+        return;
+    }
     // One that is wanted at once is not entered ahead: what earlier clones used is more than what the first answer needs.
     let mut may_hold = refill;
     let mut made = 0;
@@ -195,7 +232,8 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
             return;
         }
         drop(state);
-        let prepared = make(shared, origin, &mut may_hold);
+        let prepared = make(shared, origin, &mut may_hold, privileges);
+        confine::told_violation(Role::Pool);
         let mut state = shared.lock();
         match prepared {
             Ok(prepared) => {
@@ -214,26 +252,36 @@ fn fill(shared: &Shared, origin: &Origin, size: usize, refill: bool) {
 
 /// Make one; none if the pool ends meanwhile. If it cannot be entered ahead of time, the next ones are not, either: a snapshot whose guest does not hold is a slow one,
 /// and not an error.
-fn make(shared: &Shared, origin: &Origin, may_hold: &mut bool) -> Result<Option<Prepared>, StartError> {
+fn make(
+    shared: &Arc<Shared>,
+    origin: &Origin,
+    may_hold: &mut bool,
+    privileges: NetPrivileges,
+) -> Result<Option<Prepared>, StartError> {
     let began = Instant::now();
+    let seat = Seat::new(privileges)?;
     let prepared = prepare(origin, &mut StartTimings::default())?;
     let filled = Some(restore::fill(&prepared.machine.memory, origin)?);
     if !*may_hold || !filled.is_some_and(|filled| restore::may_hold(filled, origin)) {
         let ahead = [began.elapsed(), Duration::ZERO];
-        return Ok(Some(Prepared { filled, ahead, ..prepared }));
+        return Ok(Some(Prepared { filled, ahead, seat: Some(seat), ..prepared }));
     }
     let entering = Instant::now();
     restore::tell_to_hold(&prepared.machine.memory, origin)?;
-    match ahead::enter(prepared.machine, || shared.lock().ends) {
+    let pool = Arc::clone(shared);
+    shared.lock().entering = seat.tid();
+    let entered = seat.enter_ahead(prepared.machine, move || pool.lock().ends);
+    shared.lock().entering = None;
+    match entered {
         Ok(machine) => {
             let ahead = [began.elapsed(), entering.elapsed()];
-            Ok(Some(Prepared { machine, filled, held: true, ahead, ..prepared }))
+            Ok(Some(Prepared { machine, filled, held: true, ahead, seat: Some(seat), ..prepared }))
         }
         Err(AheadError::Cancelled) => Ok(None),
         Err(error) => {
             tracing::warn!(%error, snapshot = %origin.id(), "a clone cannot be entered ahead of time");
             *may_hold = false;
-            make(shared, origin, may_hold)
+            make(shared, origin, may_hold, privileges)
         }
     }
 }

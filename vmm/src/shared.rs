@@ -12,8 +12,8 @@ use seuss_abi::event::Event;
 use seuss_abi::spec::ProcessSpec;
 use seuss_snapshotter::snapshot::SnapshotId;
 
-use crate::config::Stdio;
 use crate::error::{GuestError, RequestError};
+use crate::handles::Channels;
 use crate::run::thread;
 use crate::snapshot::Lineage;
 use crate::stats::Counters;
@@ -28,7 +28,7 @@ pub(crate) enum Request {
     /// Post this event.
     Post(Event),
     /// Start a process.
-    Exec { token: u32, spec: Box<ProcessSpec>, stdio: Stdio },
+    Exec { token: u32, spec: Box<ProcessSpec>, stdio: rustix::io::Result<Channels> },
     /// End of the process' standard input.
     CloseStdin { token: u32 },
     /// Compare the next capture with another lineage: see [`crate::Guest::rebase`].

@@ -12,6 +12,7 @@ use seuss_snapshotter::snapshot::Level;
 
 use super::policy::{Policy, ReadyBy};
 use super::session::Jobs;
+use crate::guest::confine::{self, Granted, Reach, Role};
 use crate::guest::{Caution, GuestControl, Obstacle};
 use crate::http::Target;
 use crate::netns;
@@ -216,7 +217,14 @@ impl Watcher {
     }
 
     fn warm_up(&self, target: &Target) {
-        match netns::run_in(&self.network, || target.get(WARM_UP_PATIENCE)) {
+        // What answers is a guest: nothing but the request is left to the thread that asks.
+        let ask = || {
+            confine::enter(Role::WarmUp, Granted::NOTHING, Reach::Nothing)?;
+            let answer = target.get(WARM_UP_PATIENCE);
+            confine::told_violation(Role::WarmUp);
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(answer?)
+        };
+        match netns::run_in(&self.network, ask) {
             Ok(Ok(answer)) => tracing::info!(status = answer.status, "warm-up request answered"),
             Ok(Err(error)) => tracing::warn!(%error, path = target.path, "warm-up request failed"),
             Err(error) => tracing::warn!(%error, "no warm-up request"),

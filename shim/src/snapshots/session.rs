@@ -17,6 +17,7 @@ use seuss_snapshotter::memory::protocol::{Fit, Refusal};
 use seuss_snapshotter::memory::{Client, ClientError};
 use seuss_snapshotter::snapshot::{KeepWorkingSet, SnapshotError, SnapshotId, Store, WorkPage};
 
+use crate::guest::confine::{self, Granted, Reach, Role};
 use crate::guest::{GuestControl, Lineage, Obstacle, OriginError};
 
 /// Longest wait for an answer while a container is created: a start without a snapshot is better than none.
@@ -220,7 +221,13 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
+        let reach = Reach::Keep(self.local.root());
+        if let Err(error) = confine::enter(Role::Session, Granted::NOTHING, reach) {
+            tracing::error!(%error, "no snapshots of this container are kept");
+            return;
+        }
         loop {
+            confine::told_violation(Role::Session);
             match self.todo.try_recv() {
                 Ok(Job::Put { id, guest }) => self.put(id, &guest),
                 Ok(Job::WorkingSet { id, pages }) => self.tell_working_set(id, &pages),

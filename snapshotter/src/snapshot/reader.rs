@@ -163,6 +163,15 @@ impl Snapshot {
         &self.tables
     }
 
+    /// Its directory, unless somebody else keeps its files.
+    #[must_use]
+    pub fn own_dir(&self) -> Option<&Path> {
+        match self.home {
+            Home::Own => Some(&self.dir),
+            Home::Lent { .. } => None,
+        }
+    }
+
     fn words(&self, offset: u64, count: usize) -> Result<Vec<u32>, SnapshotError> {
         let mut bytes = vec![0; count * 4];
         let path = || self.dir.join(TABLES);

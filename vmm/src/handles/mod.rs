@@ -39,6 +39,21 @@ struct Handle {
     finished: bool,
 }
 
+/// A process' standard descriptors, ready to become handles. Making them may open files, which the vCPU thread may not: whoever asks for the process makes them.
+#[derive(Debug)]
+pub(crate) struct Channels([Option<Channel>; 3]);
+
+impl Channels {
+    /// Take the descriptors over.
+    ///
+    /// # Errors
+    /// fstat(2)'s or fcntl(2)'s, of a descriptor that is none.
+    pub(crate) fn of(stdio: Stdio) -> rustix::io::Result<Self> {
+        let adopt = |fd: Option<OwnedFd>| fd.map(Channel::adopt).transpose();
+        Ok(Self([adopt(stdio.stdin)?, adopt(stdio.stdout)?, adopt(stdio.stderr)?]))
+    }
+}
+
 /// What [`Handles::wait`] saw besides events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waited {
@@ -82,24 +97,24 @@ impl Handles {
 
     /// Take the first process' descriptors: handles 0, 1 and 2.
     pub(crate) fn adopt_first(&mut self, stdio: Stdio) -> rustix::io::Result<[u32; 3]> {
-        self.adopt_all(stdio, [0, 1, 2])
+        self.adopt_all(Channels::of(stdio)?, [0, 1, 2])
     }
 
     /// Take another process' descriptors. On error none of them stays.
-    pub(crate) fn adopt(&mut self, stdio: Stdio) -> rustix::io::Result<[u32; 3]> {
+    pub(crate) fn adopt(&mut self, channels: Channels) -> rustix::io::Result<[u32; 3]> {
         let first = self.next;
         self.next = first.checked_add(3).filter(|&next| next < NO_HANDLE).ok_or(Errno::MFILE)?;
-        self.adopt_all(stdio, [first, first + 1, first + 2])
+        self.adopt_all(channels, [first, first + 1, first + 2])
     }
 
-    fn adopt_all(&mut self, stdio: Stdio, mut numbers: [u32; 3]) -> rustix::io::Result<[u32; 3]> {
+    fn adopt_all(&mut self, channels: Channels, mut numbers: [u32; 3]) -> rustix::io::Result<[u32; 3]> {
         let given = numbers;
-        for (fd, number) in [stdio.stdin, stdio.stdout, stdio.stderr].into_iter().zip(&mut numbers) {
-            let Some(fd) = fd else {
+        for (channel, number) in channels.0.into_iter().zip(&mut numbers) {
+            let Some(channel) = channel else {
                 *number = NO_HANDLE;
                 continue;
             };
-            if let Err(errno) = self.insert(*number, fd) {
+            if let Err(errno) = self.insert(*number, channel) {
                 for number in given {
                     self.close(number);
                 }
@@ -109,8 +124,8 @@ impl Handles {
         Ok(numbers)
     }
 
-    fn insert(&mut self, number: u32, fd: OwnedFd) -> rustix::io::Result<()> {
-        let mut handle = Handle { channel: Channel::adopt(fd)?, watched: true, finished: false };
+    fn insert(&mut self, number: u32, channel: Channel) -> rustix::io::Result<()> {
+        let mut handle = Handle { channel, watched: true, finished: false };
         // Asked for writability as well at first: the first edge tells the guest how things stand.
         match epoll::add(
             &self.epoll,

@@ -105,12 +105,12 @@ fn handles_are_numbered_once() {
     let mut scene = Scene::new();
     let stdio = || Stdio { stdin: None, stdout: Some(pipe().expect("pipe").1), stderr: None };
     assert_eq!(scene.handles.adopt_first(stdio()), Ok([NO_HANDLE, 1, NO_HANDLE]));
-    assert_eq!(scene.handles.adopt(stdio()), Ok([NO_HANDLE, 4, NO_HANDLE]));
+    assert_eq!(scene.handles.adopt(Channels::of(stdio()).expect("channels")), Ok([NO_HANDLE, 4, NO_HANDLE]));
     assert_eq!(scene.handles.close(4), 0);
     assert_eq!(scene.handles.close(4), -i64::from(libc::EBADF));
-    assert_eq!(scene.handles.adopt(stdio()), Ok([NO_HANDLE, 7, NO_HANDLE]));
+    assert_eq!(scene.handles.adopt(Channels::of(stdio()).expect("channels")), Ok([NO_HANDLE, 7, NO_HANDLE]));
     scene.handles.next = NO_HANDLE - 3;
-    assert_eq!(scene.handles.adopt(stdio()).err(), Some(Errno::MFILE));
+    assert_eq!(scene.handles.adopt(Channels::of(stdio()).expect("channels")).err(), Some(Errno::MFILE));
 }
 
 #[test]

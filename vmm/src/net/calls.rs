@@ -58,7 +58,7 @@ impl Sockets {
             }));
         }
         if op == Op::Routes {
-            return result(interfaces::routes(PAYLOAD_SIZE).map(|text| answer(memory, text.as_bytes())));
+            return result(self.files.routes(PAYLOAD_SIZE).map(|text| answer(memory, text.as_bytes())));
         }
         let Ok(handle) = u32::try_from(handle) else { return result(Err(Errno::BADF)) };
         result(match op {
@@ -83,10 +83,11 @@ impl Sockets {
         // The guest's word narrows what it may, never widens it.
         let privileges =
             NetPrivileges { bind_service: self.privileges.bind_service && !unprivileged, ..self.privileges };
-        let fd = self.get(handle).ok_or(Errno::BADF)?.fd()?;
-        if !privileges.may_bind(&address) {
+        self.get(handle).ok_or(Errno::BADF)?.fd()?;
+        if !privileges.may_bind(&address, &self.files) {
             return Err(Errno::ACCESS);
         }
+        let fd = self.get(handle).ok_or(Errno::BADF)?.fd()?;
         sys::bind(fd, &address)?;
         let (bound, len) = sys::name(fd, false)?;
         Ok(answer(memory, &bound[..len]))
@@ -120,7 +121,7 @@ impl Sockets {
         if address_len(address) == 0 {
             return Err(Errno::AFNOSUPPORT);
         }
-        if !self.privileges.may_bind(address) {
+        if !self.privileges.may_bind(address, &self.files) {
             return Err(Errno::ACCESS);
         }
         sys::bind(self.get(handle).ok_or(Errno::BADF)?.fd()?, address)?;

@@ -1,14 +1,73 @@
 //! The interfaces of the vCPU thread's network namespace (getifaddrs(3)), and its routes.
 //!
-//! Unsafe because getifaddrs is a C list.
+//! The vCPU thread opens no files: those of /proc that tell of its network namespace are opened before ([`Files`]) and read again when they are wanted. Interfaces are asked for by
+//! sockets.
+//!
+//! Unsafe because getifaddrs is a C list, and for an ioctl.
 
 use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::ptr::null_mut;
 
 use rustix::io::Errno;
 use seuss_abi::net::{ADDRESS_BYTES, Interface};
 
 use super::socket::address_len;
+
+/// Longest text that is read of a file of /proc.
+const TEXT_MAX: usize = 1 << 20;
+
+/// Files of /proc that show the network namespace of the thread that opened them.
+#[derive(Debug)]
+pub(crate) struct Files {
+    routes: Option<File>,
+    first_port: Option<File>,
+}
+
+impl Files {
+    /// Those of the calling thread's namespace. One that is not there shows nothing.
+    pub(crate) fn open() -> Self {
+        Self {
+            // /proc/self would show the namespace of the process' first thread.
+            routes: File::open("/proc/thread-self/net/route").ok(),
+            first_port: File::open("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok(),
+        }
+    }
+
+    /// The lines of /proc/net/route without its head, as many as fit into `room` bytes.
+    pub(super) fn routes(&self, room: usize) -> rustix::io::Result<String> {
+        let text = self.routes.as_ref().map_or(Ok(String::new()), text)?;
+        let mut lines = String::new();
+        for line in text.split_inclusive('\n').skip(1) {
+            if lines.len() + line.len() > room {
+                break;
+            }
+            lines += line;
+        }
+        Ok(lines)
+    }
+
+    /// The first port that unprivileged processes may bind (ip(7), ip_unprivileged_port_start).
+    pub(super) fn first_unprivileged_port(&self) -> u32 {
+        let text = self.first_port.as_ref().and_then(|file| text(file).ok());
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+    }
+}
+
+/// What `file` says now: reading from its start makes the kernel write it anew.
+fn text(file: &File) -> rustix::io::Result<String> {
+    let errno = |error: std::io::Error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO));
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    while bytes.len() < TEXT_MAX {
+        match file.read_at(&mut piece, bytes.len() as u64).map_err(errno)? {
+            0 => break,
+            count => bytes.extend_from_slice(&piece[..count]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
 
 /// Frees a list of getifaddrs(3).
 struct List(*mut libc::ifaddrs);
@@ -28,6 +87,7 @@ pub(super) fn list() -> rustix::io::Result<Vec<Interface>> {
         let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
         return Err(Errno::from_raw_os_error(errno));
     }
+    let socket = super::sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).ok();
     let mut links: Vec<Interface> = Vec::new();
     let mut addresses = Vec::new();
     let mut at = list.0;
@@ -41,8 +101,6 @@ pub(super) fn list() -> rustix::io::Result<Vec<Interface>> {
         for (into, &byte) in interface.name.iter_mut().take(15).zip(name.to_bytes()) {
             *into = byte;
         }
-        // SAFETY: a C string.
-        interface.index = unsafe { libc::if_nametoindex(entry.ifa_name) };
         if entry.ifa_addr.is_null() {
             continue;
         }
@@ -54,7 +112,8 @@ pub(super) fn list() -> rustix::io::Result<Vec<Interface>> {
             if link.sll_hatype == libc::ARPHRD_ETHER {
                 interface.hardware[..6].copy_from_slice(&link.sll_addr[..6]);
             }
-            interface.mtu = mtu(&name.to_string_lossy());
+            interface.index = link.sll_ifindex.cast_unsigned();
+            interface.mtu = mtu(socket.as_ref(), name);
             links.push(interface);
             continue;
         }
@@ -67,11 +126,17 @@ pub(super) fn list() -> rustix::io::Result<Vec<Interface>> {
     }
     let mut all = Vec::new();
     for link in links {
-        let own: Vec<_> = addresses.iter().filter(|address| address.index == link.index).collect();
+        // An address is named by its label, which is its interface's name, or that and a colon (netdevice(7)).
+        let is_own = |address: &&Interface| {
+            let label = address.name.split(|byte| matches!(byte, 0 | b':')).next();
+            label == link.name.split(|byte| *byte == 0).next()
+        };
+        let own: Vec<_> = addresses.iter().filter(is_own).collect();
         if own.is_empty() {
             all.push(link);
         }
         all.extend(own.into_iter().map(|address| Interface {
+            index: link.index,
             mtu: link.mtu,
             hardware: link.hardware,
             ..*address
@@ -80,24 +145,20 @@ pub(super) fn list() -> rustix::io::Result<Vec<Interface>> {
     Ok(all)
 }
 
-/// The lines of /proc/net/route without its head, as many as fit into `room` bytes.
-pub(super) fn routes(room: usize) -> rustix::io::Result<String> {
-    // /proc/self would show the namespace of the process' first thread.
-    let text = std::fs::read_to_string("/proc/thread-self/net/route")
-        .map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))?;
-    let mut lines = String::new();
-    for line in text.split_inclusive('\n').skip(1) {
-        if lines.len() + line.len() > room {
-            break;
-        }
-        lines += line;
+/// The MTU of interface `name` (netdevice(7)).
+fn mtu(socket: Option<&std::os::fd::OwnedFd>, name: &CStr) -> u32 {
+    let otherwise = if name == c"lo" { 65_536 } else { 1500 };
+    // SAFETY: ifreq is a C structure of integers, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (into, &byte) in request.ifr_name.iter_mut().take(15).zip(name.to_bytes()) {
+        *into = byte.cast_signed();
     }
-    Ok(lines)
-}
-
-fn mtu(name: &str) -> u32 {
-    let text = std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).unwrap_or_default();
-    text.trim().parse().unwrap_or(if name == "lo" { 65_536 } else { 1500 })
+    let Some(socket) = socket else { return otherwise };
+    // SAFETY: the request is complete, has room for the answer, and outlives the call.
+    let returned = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) };
+    // SAFETY: the call has set this member.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    if returned == 0 { u32::try_from(mtu).unwrap_or(otherwise) } else { otherwise }
 }
 
 /// The address at `pointer`, zeros behind it.
@@ -127,8 +188,14 @@ mod tests {
     fn routes_are_whole_lines_of_this_namespace() {
         let text = std::fs::read_to_string("/proc/thread-self/net/route").expect("routes");
         let (_, lines) = text.split_once('\n').expect("a head");
-        assert_eq!(super::routes(usize::MAX).expect("routes"), lines);
-        assert_eq!(super::routes(3).expect("routes"), "");
+        let files = super::Files::open();
+        for _ in 0..2 {
+            assert_eq!(files.routes(usize::MAX).expect("routes"), lines);
+        }
+        assert_eq!(files.routes(3).expect("routes"), "");
+        let first =
+            std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").expect("a sysctl");
+        assert_eq!(files.first_unprivileged_port().to_string(), first.trim());
     }
 
     #[test]

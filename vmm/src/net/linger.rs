@@ -11,6 +11,8 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::socket::Socket;
+use crate::confine::Role;
+use crate::helpers;
 use crate::memory::Memory;
 
 /// Most bytes kept for one connection.
@@ -49,7 +51,7 @@ pub(super) fn deliver(left: Vec<Leftover>) {
     if left.is_empty() {
         return;
     }
-    let spawned = std::thread::Builder::new().name("linger".into()).spawn(move || {
+    let run = move || {
         for Leftover { fd, bytes } in left {
             let mut stream = TcpStream::from(fd);
             let ready = stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
@@ -58,14 +60,14 @@ pub(super) fn deliver(left: Vec<Leftover>) {
                 tracing::debug!(%error, "a connection's last bytes were not delivered");
             }
         }
-    });
-    if let Err(error) = spawned {
+    };
+    if let Err(error) = helpers::run(Role::Linger, None, run) {
         tracing::warn!(%error, "no thread delivers the last bytes of a guest's connections");
     }
 }
 
 /// Let the process have as many descriptors as guests may have sockets, as far as it may.
-pub(super) fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let now = getrlimit(Resource::Nofile);

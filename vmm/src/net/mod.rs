@@ -7,7 +7,7 @@
 mod answer;
 mod calls;
 mod interfaces;
-mod linger;
+pub(crate) mod linger;
 mod options;
 mod pieces;
 mod privileges;
@@ -74,12 +74,32 @@ impl Announce for EventRing {
     }
 }
 
+/// What a thread that makes a guest's sockets has to be given before it is confined.
+#[derive(Debug)]
+pub(crate) struct NetEquipment {
+    privileges: NetPrivileges,
+    owner: Owner,
+    files: interfaces::Files,
+}
+
+impl NetEquipment {
+    /// For the calling thread.
+    ///
+    /// # Errors
+    /// EPERM: it cannot make sockets for the owner that `privileges` names.
+    pub(crate) fn new(privileges: NetPrivileges) -> rustix::io::Result<Self> {
+        let owner = Owner::settle(privileges.owner)?;
+        Ok(Self { privileges, owner, files: interfaces::Files::open() })
+    }
+}
+
 /// The sockets of one guest.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     epoll: OwnedFd,
     privileges: NetPrivileges,
     owner: Owner,
+    files: interfaces::Files,
     submissions: SubmissionRing,
     table: Vec<Option<Box<Socket>>>,
     /// Sockets with new data to send.
@@ -89,21 +109,19 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// No sockets; `epoll` watches them. The calling thread is the one that makes them.
-    ///
-    /// # Errors
-    /// EPERM: it cannot make sockets for the owner that `privileges` names.
-    pub(crate) fn new(epoll: OwnedFd, privileges: NetPrivileges) -> rustix::io::Result<Self> {
-        linger::raise_descriptor_limit();
-        Ok(Self {
+    /// No sockets; `epoll` watches them, `equipment` is what the calling thread makes them with.
+    pub(crate) fn new(epoll: OwnedFd, equipment: NetEquipment) -> Self {
+        let NetEquipment { privileges, owner, files } = equipment;
+        Self {
             epoll,
             privileges,
-            owner: Owner::settle(privileges.owner)?,
+            owner,
+            files,
             submissions: SubmissionRing::default(),
             table: Vec::new(),
             dirty: VecDeque::new(),
             answered: false,
-        })
+        }
     }
 
     /// Whether the guest has submitted something.

@@ -13,6 +13,8 @@
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
+use super::interfaces::Files;
+
 /// What sockets of a guest may do beyond what every process may.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetPrivileges {
@@ -41,26 +43,20 @@ impl NetPrivileges {
     }
 
     /// Whether a port that only privileged processes may bind can be bound, as far as the guest's own rules let it.
-    pub(super) fn may_bind(self, address: &[u8]) -> bool {
-        self.bind_service || !is_privileged_port(address)
+    pub(super) fn may_bind(self, address: &[u8], files: &Files) -> bool {
+        self.bind_service || !is_privileged_port(address, files)
     }
 }
 
 /// Whether only privileged processes of this network namespace may bind the address' port.
-pub(super) fn is_privileged_port(address: &[u8]) -> bool {
+pub(super) fn is_privileged_port(address: &[u8], files: &Files) -> bool {
     let port = address.get(2..4).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
-    if port == 0 {
-        return false;
-    }
-    // The file is that of the reading thread's namespace.
-    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-    let first = first.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024_u32);
-    u32::from(port) < first
+    port != 0 && u32::from(port) < files.first_unprivileged_port()
 }
 
 /// The user whose sockets are made on this thread.
 #[derive(Debug)]
-pub(super) struct Owner {
+pub(crate) struct Owner {
     /// File system user ids: the owner's, and the thread's own. `None`: they are the same.
     switch: Option<(u32, u32)>,
 }
@@ -70,7 +66,7 @@ impl Owner {
     ///
     /// # Errors
     /// EPERM: it may not do that (it needs CAP_SETUID once).
-    pub(super) fn settle(owner: Option<u32>) -> rustix::io::Result<Self> {
+    pub(crate) fn settle(owner: Option<u32>) -> rustix::io::Result<Self> {
         let own = fs_uid();
         let Some(owner) = owner.filter(|&owner| owner != own) else { return Ok(Self { switch: None }) };
         const KEEP: libc::c_long = -1;
@@ -133,10 +129,10 @@ mod tests {
         let (nobody, somebody) =
             (NetPrivileges::default(), NetPrivileges { bind_service: true, ..NetPrivileges::default() });
         for port in [first, 8080, 65_535, 0] {
-            assert!(nobody.may_bind(&address(port)), "{port}");
+            assert!(nobody.may_bind(&address(port), &Files::open()), "{port}");
         }
         if let Some(low) = first.checked_sub(1).filter(|port| *port > 0) {
-            assert!(!nobody.may_bind(&address(low)) && somebody.may_bind(&address(low)));
+            assert!(!nobody.may_bind(&address(low), &Files::open()) && somebody.may_bind(&address(low), &Files::open()));
         }
     }
 

@@ -38,7 +38,8 @@ impl Bench {
     fn with(privileges: NetPrivileges) -> Self {
         let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("eventfd");
         let handles = Handles::new(wake).expect("epoll");
-        let sockets = Sockets::new(handles.epoll().expect("dup"), privileges).expect("an owner");
+        let equipment = NetEquipment::new(privileges).expect("an owner");
+        let sockets = Sockets::new(handles.epoll().expect("dup"), equipment);
         let memory = Memory::new(LARGE_PAGE_SIZE, vec![]).expect("memory");
         Self { sockets, handles, ring: EventRing::default(), memory, head: 0, tail: 0 }
     }

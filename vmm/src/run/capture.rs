@@ -71,6 +71,7 @@ impl Runner {
     pub(super) fn learn(&mut self) {
         let Some(Learning { origin, looks_left, scout }) = &mut self.snapshots.learning else { return };
         let Some(left) = looks_left.checked_sub(1) else {
+            origin.wait_for_writes();
             self.snapshots.learning = None;
             return;
         };
@@ -86,7 +87,7 @@ impl Runner {
         let around = Circumstances {
             asked,
             sink,
-            parent: snapshots.parent.as_deref(),
+            parent: snapshots.parent.as_ref(),
             pml4: snapshots.pml4,
             reserved_bytes: self.reserved_bytes,
             kernel_digest: snapshots

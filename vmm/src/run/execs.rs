@@ -4,15 +4,14 @@ use std::collections::{HashMap, VecDeque};
 
 use seuss_abi::spec::ProcessSpec;
 
-use crate::config::Stdio;
-use crate::handles::NO_HANDLE;
+use crate::handles::{Channels, NO_HANDLE};
 
 /// A request that waits for the mailbox.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) token: u32,
     pub(super) spec: Box<ProcessSpec>,
-    pub(super) stdio: Stdio,
+    pub(super) stdio: rustix::io::Result<Channels>,
 }
 
 /// A request that the guest has been told of.
@@ -105,7 +104,7 @@ mod tests {
     use super::*;
 
     fn ask(execs: &mut Execs, token: u32) {
-        execs.ask(Waiting { token, spec: Box::default(), stdio: Stdio::default() });
+        execs.ask(Waiting { token, spec: Box::default(), stdio: Channels::of(crate::Stdio::default()) });
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod oom;
 pub(crate) mod thread;
 mod ticker;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,14 +25,16 @@ use seuss_abi::snapshot::Obstacle;
 use seuss_snapshotter::snapshot::SnapshotId;
 
 use crate::clock::{GuestClock, Sample, monotonic_ns};
+use crate::confine::{self, Role};
 use crate::error::GuestError;
 use crate::events::{BadTail, EventRing};
 use crate::handles::Handles;
 use crate::kernel::KernelImage;
 use crate::kernel::symbols::Symbols;
 use crate::memory::Gpa;
-use crate::net::{EPOLL_BASE, NetError, NetPrivileges, Sockets};
+use crate::net::{EPOLL_BASE, NetError, Sockets};
 use crate::report::{Recorder, Report, Scene};
+use crate::seat::Equipment;
 use crate::shared::{Request, Shared};
 use crate::shell::{DrivenMachine, Machine};
 use crate::snapshot::restore::TimeShift;
@@ -171,10 +174,11 @@ pub(crate) struct Parts {
     pub(crate) machine: Machine,
     pub(crate) shared: Arc<Shared>,
     pub(crate) handles: Handles,
+    /// Another descriptor of the handles' epoll instance.
+    pub(crate) epoll: OwnedFd,
     pub(crate) stdin: u32,
     pub(crate) clock: GuestClock,
     pub(crate) kernel: KernelImage,
-    pub(crate) privileges: NetPrivileges,
     pub(crate) reserved_bytes: u64,
     pub(crate) events: EventSink,
     pub(crate) snapshots: Snapshots,
@@ -182,7 +186,7 @@ pub(crate) struct Parts {
 
 impl Runner {
     /// A runner on the calling thread, which is the one that will run it.
-    pub(crate) fn new(parts: Parts) -> std::io::Result<Self> {
+    pub(crate) fn new(parts: Parts, equipment: Equipment) -> Self {
         let Parts {
             machine,
             shared,
@@ -190,14 +194,14 @@ impl Runner {
             stdin,
             clock,
             kernel,
-            privileges,
             reserved_bytes,
             events,
             snapshots,
+            epoll,
         } = parts;
-        let ticker = Ticker::new(thread::Timer::new()?);
-        let sockets = Sockets::new(handles.epoll()?, privileges)?;
-        Ok(Self {
+        let ticker = Ticker::new(equipment.timer);
+        let sockets = Sockets::new(epoll, equipment.net);
+        Self {
             recorder: Recorder::new(shared.name.clone()),
             machine: machine.drive(),
             shared,
@@ -214,7 +218,7 @@ impl Runner {
             events,
             snapshots,
             told_ready: false,
-        })
+        }
     }
 
     /// Run the guest to its end, tell everybody, and let everything go.
@@ -233,6 +237,9 @@ impl Runner {
             }
         }
         self.learn();
+        if let Some(learning) = &self.snapshots.learning {
+            learning.origin.wait_for_writes();
+        }
         let mut unanswered = self.execs.unanswered();
         let (requests, tokens) = self.shared.close();
         unanswered.extend(requests.iter().filter_map(|request| match request {
@@ -285,6 +292,11 @@ impl Runner {
             let scene = Scene { vcpu, memory, symbols: &symbols, recorder: &runner.recorder };
             Box::new(Report::draw(last, &scene))
         };
+        if let Some(call) = confine::told_violation(Role::Vcpu) {
+            let what =
+                format!("the vCPU thread made system call {call}, which it may not make; the guest is ended");
+            return Err(GuestError::Host { what });
+        }
         match end {
             End::Status(status) => Ok(status),
             End::Protocol(what) => Err(GuestError::Protocol { what, report: report(self) }),
@@ -331,6 +343,9 @@ impl Runner {
             again = 0;
             if let Err(end) = served {
                 return end;
+            }
+            if confine::violation().is_some() {
+                return End::Host("a forbidden system call".into());
             }
         }
     }
@@ -485,7 +500,7 @@ impl Runner {
     /// Put the next waiting process into the mailbox, if it is free.
     fn post_exec(&mut self) -> Result<(), End> {
         while let Some(Waiting { token, mut spec, stdio }) = self.execs.next() {
-            match self.handles.adopt(stdio) {
+            match stdio.and_then(|stdio| self.handles.adopt(stdio)) {
                 Ok(numbers) => {
                     spec.stdio = numbers;
                     let blob = spec.encode();

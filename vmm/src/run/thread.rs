@@ -62,6 +62,14 @@ fn signal_set(fill: unsafe extern "C" fn(*mut libc::sigset_t) -> libc::c_int) ->
     unsafe { set.assume_init() }
 }
 
+/// All signals but SIGSYS, which tells a confined thread that it made a call it may not make: where that one is blocked, the kernel ends the process.
+fn all_signals() -> libc::sigset_t {
+    let mut set = signal_set(libc::sigfillset);
+    // SAFETY: a valid set and a valid signal number.
+    unsafe { libc::sigdelset(&raw mut set, libc::SIGSYS) };
+    set
+}
+
 fn set_mask(how: libc::c_int, set: &libc::sigset_t) -> libc::sigset_t {
     let mut old = signal_set(libc::sigemptyset);
     // SAFETY: both sets are valid; a signal mask affects this thread only.
@@ -78,7 +86,7 @@ pub(crate) struct AllBlocked {
 
 impl AllBlocked {
     pub(crate) fn new() -> Self {
-        Self { old: set_mask(libc::SIG_SETMASK, &signal_set(libc::sigfillset)), _here: PhantomData }
+        Self { old: set_mask(libc::SIG_SETMASK, &all_signals()), _here: PhantomData }
     }
 }
 
@@ -109,7 +117,7 @@ impl Kickable {
 
 impl Drop for Kickable {
     fn drop(&mut self) {
-        set_mask(libc::SIG_SETMASK, &signal_set(libc::sigfillset));
+        set_mask(libc::SIG_SETMASK, &all_signals());
         IMMEDIATE_EXIT.set(std::ptr::null_mut());
     }
 }

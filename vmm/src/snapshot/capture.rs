@@ -4,12 +4,15 @@
 //! the same frame. The page tables are copied with their entries turned towards the layers. The guest's own memory is only read: it goes on
 //! as it is, and what its next capture finds unchanged is found by comparing content (vmm/decisions/0005).
 
+use std::sync::Arc;
+
 use seuss_abi::ABI_VERSION;
 use seuss_abi::comm::CAPTURE_OFFSET;
 use seuss_abi::layout::{COMM_GPA, LAYER_GPA, PAGE_SIZE};
 use seuss_abi::snapshot::{APPLICATION, COPIED, FRAMES_MAX, TABLE, WAS_WRITABLE, class};
 use seuss_snapshotter::snapshot::{Facts, Placed, Snapshot, SnapshotError};
 
+use super::clerk::ClerkDraft;
 use super::{Asked, Lineage, SnapshotSink, cpu, frame_gpa, layer_gpa};
 use crate::kernel::page_table::bits;
 use crate::memory::{Gpa, Memory, Window};
@@ -21,7 +24,7 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) asked: Asked,
     pub(crate) sink: &'a SnapshotSink,
     /// What the guest itself was restored from, or captured as last.
-    pub(crate) parent: Option<&'a Lineage>,
+    pub(crate) parent: Option<&'a Arc<Lineage>>,
     pub(crate) pml4: Gpa,
     pub(crate) reserved_bytes: u64,
     pub(crate) kernel_digest: [u8; 32],
@@ -40,6 +43,8 @@ pub(crate) enum CaptureError {
     TooLarge { frames: u64 },
     #[error("cannot tell the processor: {0}")]
     Cpu(String),
+    #[error("the thread that writes snapshots is of no use: {0}")]
+    Clerk(String),
 }
 
 /// Where no page is known.
@@ -58,7 +63,7 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
     let mut classes = vec![0; (frames as usize).div_ceil(4)];
     memory.comm().read(Gpa(COMM_GPA + CAPTURE_OFFSET), &mut classes);
 
-    let parent = around.parent.map(Lineage::leaf);
+    let parent = around.parent.map(|parent| parent.leaf());
     // Where the youngest page of each frame is; as far as the parent knows, at first.
     let mut place = vec![NOWHERE; frames as usize];
     if let Some(parent) = parent {
@@ -69,7 +74,7 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
         }
     }
     let layers = around.parent.map(|parent| &**parent.layers());
-    let mut draft = around.sink.store.draft(parent)?;
+    let mut writing = ClerkDraft::begin(&around.sink.store, around.parent)?;
     // Where entries of applications shall point.
     let mut moved = vec![NOWHERE; frames as usize];
     let mut copied = Vec::new();
@@ -85,7 +90,7 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
                 }
                 let known = place[pfn as usize];
                 if known == NOWHERE || !layers.is_some_and(|layers| holds(layers, known, &content)) {
-                    place[pfn as usize] = draft.add_page(pfn, &content)?.page;
+                    place[pfn as usize] = writing.draft()?.add_page(pfn, &content)?.page;
                 }
                 let page = place[pfn as usize];
                 if kind == COPIED {
@@ -101,14 +106,16 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
         let mut table: [u64; 512] = private.load(Gpa(frame_gpa(pfn))).unwrap_or([0; 512]);
         turn(&mut table, &moved);
         let bytes = table.map(u64::to_le_bytes);
-        draft.add_table(pfn, bytes.as_flattened().try_into().unwrap_or(&[0; PAGE_SIZE as usize]))?;
+        writing
+            .draft()?
+            .add_table(pfn, bytes.as_flattened().try_into().unwrap_or(&[0; PAGE_SIZE as usize]))?;
     }
-    let map: Vec<_> = (0..)
+    let map = (0..)
         .zip(&place)
         .filter(|(_, page)| **page != NOWHERE)
         .map(|(pfn, &page)| Placed { pfn, page })
         .collect();
-    Ok(draft.commit(facts(&around, private.len_bytes())?, &copied, &map)?)
+    writing.commit(facts(&around, private.len_bytes())?, copied, map)
 }
 
 fn facts(around: &Circumstances<'_>, private_bytes: u64) -> Result<Facts, CaptureError> {

@@ -4,6 +4,7 @@
 //! may be damaged: every number is checked before it is used as an address.
 
 pub(crate) mod capture;
+mod clerk;
 pub(crate) mod cpu;
 mod lineage;
 pub(crate) mod restore;
@@ -11,7 +12,8 @@ mod touches;
 mod working_set;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use seuss_abi::ABI_VERSION;
 use seuss_abi::comm::LayerWindow;
@@ -138,6 +140,8 @@ pub struct Origin {
     tables: Vec<Table>,
     copied: Vec<Placed>,
     working_set: WorkingSet,
+    /// Writes of the working set under way.
+    writing: Mutex<Vec<Receiver<()>>>,
 }
 
 /// A page table of the image: its frame and its content.
@@ -177,6 +181,7 @@ impl Origin {
         if manifest.abi_version != ABI_VERSION {
             return Err(OriginError::Abi { id, found: manifest.abi_version });
         }
+        working_set::look_at_host();
         check_cpu(id, &manifest.cpu, &cpu::host()?)?;
         let known = manifest.images.iter().map(|image| image.len_bytes);
         let are_known = known.eq(images.iter().take(manifest.images.len()).map(|image| image.len_bytes));
@@ -200,7 +205,8 @@ impl Origin {
         let list = lineage.windows();
         let ground = Ground { tables: &tables, layers: lineage.layers(), list: &list };
         let working_set = WorkingSet::new(&ground, &leaf.working_set());
-        Ok(Arc::new(Self { lineage, list, images, tables, copied, working_set }))
+        let writing = Mutex::default();
+        Ok(Arc::new(Self { lineage, list, images, tables, copied, working_set, writing }))
     }
 
     /// Its id.
@@ -233,19 +239,49 @@ impl Origin {
         list
     }
 
-    /// Learn from a clone that stands still which pages it has used, for later clones; `scouted` are the page tables that a scout runs on.
-    pub(crate) fn learn(&self, memory: &Memory, scouted: Option<Gpa>) {
+    /// Learn from a clone that stands still which pages it has used, for later clones; `scouted` are the page tables that a scout runs on. What is learnt is written elsewhere:
+    /// see [`Self::wait_for_writes`].
+    pub(crate) fn learn(self: &Arc<Self>, memory: &Memory, scouted: Option<Gpa>) {
         let ground = Ground { tables: &self.tables, layers: self.layers(), list: &self.list };
-        if let Some(pages) = self.working_set.learn(&ground, memory, scouted)
-            && let Err(error) = self.lineage.leaf().set_working_set(&pages)
-        {
+        let Some(pages) = self.working_set.learn(&ground, memory, scouted) else { return };
+        let Some(dir) = self.lineage.leaf().own_dir() else {
+            return self.kept(self.lineage.leaf().set_working_set(&pages));
+        };
+        // Files, which the thread that drives the clone does not write.
+        let origin = Arc::clone(self);
+        let write = move || {
+            // The newest, in whichever order several of these run.
+            let pages: Vec<_> = origin.working_set.known().pages().copied().collect();
+            origin.kept(origin.lineage.leaf().set_working_set(&pages));
+        };
+        match clerk::write_in(dir.to_owned(), write) {
+            Ok(writing) => lock(&self.writing).push(writing),
+            Err(error) => tracing::debug!(%error, snapshot = %self.id(), "the working set is not kept"),
+        }
+    }
+
+    fn kept(&self, kept: Result<(), SnapshotError>) {
+        if let Err(error) = kept {
             tracing::debug!(%error, snapshot = %self.id(), "the working set is not kept");
+        }
+    }
+
+    /// Wait until what was learnt so far is kept: a process may end with its last clone.
+    pub(crate) fn wait_for_writes(&self) {
+        let writing = std::mem::take(&mut *lock(&self.writing));
+        for written in writing {
+            // One that was not even begun has hung up, too.
+            let _ = written.recv();
         }
     }
 
     pub(crate) fn depth(&self) -> u64 {
         self.list.len() as u64
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where page `page` of a lineage lies.
