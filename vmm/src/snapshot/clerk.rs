@@ -79,8 +79,10 @@ const GONE: &str = "it has ended";
 impl Drop for ClerkDraft {
     fn drop(&mut self) {
         if let Some(draft) = self.draft.take() {
-            // Its files are removed where that is allowed.
-            let _ = self.end.send(End::Abandon(draft));
+            // Its files are removed where that is allowed; the process may end right after its guest, so this is waited for: the clerk hangs up.
+            if self.end.send(End::Abandon(draft)).is_ok() {
+                let _ = self.done.recv();
+            }
         }
     }
 }
