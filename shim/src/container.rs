@@ -295,7 +295,8 @@ fn plan_snapshots(
         identity_env: &identity_env,
     };
     let place = Place { socket, tenant: &tenant };
-    let planned = Snapshots::plan(place, policy, &subject, network, plan.privileges, || prepared.images_again().ok());
+    let planned =
+        Snapshots::plan(place, policy, &subject, network, plan.privileges, || prepared.images_again().ok());
     Ok(planned.inspect_err(|error| tracing::warn!(%error, "the container runs without snapshots")).ok())
 }
 

@@ -205,11 +205,7 @@ impl Snapshots {
 }
 
 /// A virtual machine made ahead, with the thread that will drive it in `network`.
-fn one_ahead(
-    origin: &Arc<Origin>,
-    network: &Network,
-    privileges: NetPrivileges,
-) -> Option<Arc<ShellPool>> {
+fn one_ahead(origin: &Arc<Origin>, network: &Network, privileges: NetPrivileges) -> Option<Arc<ShellPool>> {
     let make = || ShellPool::one(Arc::clone(origin), privileges).ok();
     match network {
         // One that is made at the start, with the thread.

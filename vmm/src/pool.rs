@@ -191,13 +191,7 @@ impl Drop for ShellPool {
 }
 
 /// The pool's thread: fills it, and keeps it full if it is to be refilled. A failure is kept until somebody has seen it.
-fn fill(
-    shared: &Arc<Shared>,
-    origin: &Origin,
-    size: usize,
-    refill: bool,
-    privileges: NetPrivileges,
-) {
+fn fill(shared: &Arc<Shared>, origin: &Origin, size: usize, refill: bool, privileges: NetPrivileges) {
     // Its children are to make sockets for the owner, too: they get the saved user id.
     let settled = NetEquipment::new(privileges).map_err(|errno| StartError::Host {
         operation: "make sockets for the container's user",

@@ -73,7 +73,9 @@ impl Seat {
         let (orders, todo) = channel();
         let (tell, tid) = sync_channel(1);
         let blocked = thread::AllBlocked::new();
-        let spawned = std::thread::Builder::new().name("seuss-vcpu".into()).spawn(move || sit(&todo, &tell, privileges));
+        let spawned = std::thread::Builder::new()
+            .name("seuss-vcpu".into())
+            .spawn(move || sit(&todo, &tell, privileges));
         drop(blocked);
         let thread = spawned.map_err(host("start the vCPU thread"))?;
         Ok(Self { orders: Some(orders), thread: Some(thread), tid, netns: Netns::current(), privileges })

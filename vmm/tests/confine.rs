@@ -182,8 +182,7 @@ fn a_pools_threads_are_threads_of_this_process() {
     let (child, fork) = confined(Role::Pool, Reach::Nothing, || {
         let child = std::thread::spawn(|| {
             // Less than its parent, from now on.
-            confine::enter(Role::Vcpu, all(), Reach::Nothing)
-                .map(|()| errno_of(libc::SYS_setns, [0; 6]))
+            confine::enter(Role::Vcpu, all(), Reach::Nothing).map(|()| errno_of(libc::SYS_setns, [0; 6]))
         });
         (child.join().expect("a thread"), errno_of(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]))
     });

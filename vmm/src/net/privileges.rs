@@ -132,7 +132,10 @@ mod tests {
             assert!(nobody.may_bind(&address(port), &Files::open()), "{port}");
         }
         if let Some(low) = first.checked_sub(1).filter(|port| *port > 0) {
-            assert!(!nobody.may_bind(&address(low), &Files::open()) && somebody.may_bind(&address(low), &Files::open()));
+            assert!(
+                !nobody.may_bind(&address(low), &Files::open())
+                    && somebody.may_bind(&address(low), &Files::open())
+            );
         }
     }
 
