@@ -27,7 +27,7 @@ pub use requests::{Pid, StateView};
 use crate::cgroup::{Cgroup, relative_path};
 use crate::error::TaskError;
 use crate::events::{Event, EventQueue};
-use crate::guest::{GuestControl, GuestEvent, Hypervisor};
+use crate::guest::{GuestControl, GuestEvent, Hypervisor, TextBudget};
 use crate::io::{Owner, ProcessIo, StdioNames};
 use crate::lifecycle::Exit;
 use crate::mount::MountSpec;
@@ -99,6 +99,8 @@ pub struct Container {
     /// `HOME` of the first process' user, who is most often an exec's, too.
     home: Option<(u32, Vec<u8>)>,
     shared: Arc<Shared>,
+    /// What its guest may cause in the node's log.
+    text: TextBudget,
     state: Mutex<State>,
 }
 
@@ -147,10 +149,14 @@ impl Container {
             }
         };
         let memory_bytes = plan.as_ref().map_or(0, |(plan, _)| plan.memory_bytes);
+        let text = TextBudget::default();
+        // The threads that this starts work for the guest.
+        let metered = text.enter();
         let snapshots = match &plan {
             Some((plan, prepared)) => plan_snapshots(shared, &spec, plan, prepared, &network)?,
             None => None,
         };
+        drop(metered);
         let home = plan.as_ref().and_then(|(plan, _)| {
             let home = plan.process.env.iter().find(|entry| entry.starts_with(b"HOME="))?;
             Some((plan.process.uid, home.clone()))
@@ -165,6 +171,7 @@ impl Container {
             memory_bytes,
             home,
             shared: Arc::clone(shared),
+            text,
             state: Mutex::new(State {
                 init: Process::new(request.stdio.clone(), io, pid),
                 execs: Default::default(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use seuss_abi::spec::ProcessSpec;
 use seuss_snapshotter::snapshot::{Level, SnapshotId};
 pub use seuss_vmm::confine;
+pub use seuss_vmm::text::TextBudget;
 pub use seuss_vmm::{
     Caution, CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, KernelImage,
     Keys, Lineage, NetPrivileges, Obstacle, Origin, OriginError, RequestError, ShellPool, SnapshotSink,

@@ -34,6 +34,7 @@ mod shell;
 mod snapshot;
 mod stats;
 mod status;
+pub mod text;
 mod vcpu;
 
 pub use config::{Caution, CloneConfig, GuestConfig, ImageBlob, Stdio};

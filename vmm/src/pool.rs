@@ -26,6 +26,7 @@ use crate::shell::{Machine, Shell};
 use crate::snapshot::Origin;
 use crate::snapshot::restore::{self, Filled};
 use crate::stats::StartTimings;
+use crate::text::TextBudget;
 
 /// A machine that is ready but for what its clone is told, and the TSC's frequency that KVM told.
 pub(crate) struct Prepared {
@@ -125,9 +126,13 @@ impl ShellPool {
         thread::install_handler().map_err(host("install the kick signal's handler"))?;
         // Signals are for the process' other threads.
         let blocked = thread::AllBlocked::new();
+        let text = TextBudget::of_this_thread();
         let thread = std::thread::Builder::new()
             .name("seuss-pool".into())
-            .spawn(move || fill(&of_thread, &source, size, refill, privileges))
+            .spawn(move || {
+                let _text = text.as_ref().map(TextBudget::enter);
+                fill(&of_thread, &source, size, refill, privileges);
+            })
             .map_err(host("start the pool's thread"))?;
         drop(blocked);
         Ok(Arc::new(Self { origin, shared, thread: Some(thread) }))

@@ -185,6 +185,7 @@ fn drive(parts: Parts, equipment: Equipment, ready: &SyncSender<Result<(), Start
         }
     }
     let started = Started(Arc::clone(&parts.shared));
+    let _text = started.0.text.enter();
     started.0.thread_started();
     // The kernel keeps so many bytes of a thread's name, and none after a NUL.
     let name: Vec<u8> = started.0.name.bytes().filter(|&byte| byte != 0).take(NAME_MAX).collect();

@@ -18,6 +18,7 @@ use crate::run::thread;
 use crate::snapshot::Lineage;
 use crate::stats::Counters;
 use crate::status::WaitStatus;
+use crate::text::TextBudget;
 
 /// Requests that may wait for a guest before more are refused.
 const REQUESTS_MAX: usize = 4096;
@@ -57,6 +58,8 @@ struct Lifecycle {
 pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) counters: Counters,
+    /// What this guest may cause in logs.
+    pub(crate) text: TextBudget,
     tid: AtomicI32,
     stop: AtomicBool,
     /// A kick is on its way: another one would tell nothing new.
@@ -73,10 +76,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// Of a guest that is started by the calling thread, whose budget of text it has if there is one.
     pub(crate) fn new(name: String) -> rustix::io::Result<Self> {
         Ok(Self {
             name,
             counters: Counters::default(),
+            text: TextBudget::of_this_thread().unwrap_or_default(),
             tid: AtomicI32::new(0),
             stop: AtomicBool::new(false),
             kicked: AtomicBool::new(false),

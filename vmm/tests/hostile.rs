@@ -3,12 +3,17 @@
 mod common;
 
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use common::{config, kvm, run, start, with_data};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use seuss_vmm::{ExitReason, GuestConfig, GuestError, GuestEvent, ImageBlob, Stdio, WaitStatus};
+use seuss_snapshotter::snapshot::Store;
+use seuss_vmm::text::{MINUTE_BYTES, write_line};
+use seuss_vmm::{
+    ExitReason, GuestConfig, GuestError, GuestEvent, ImageBlob, Keys, SnapshotSink, Stdio, WaitStatus,
+};
 
 /// What a protocol error says.
 fn protocol(code: Vec<u8>) -> String {
@@ -123,7 +128,8 @@ fn a_panic_brings_its_message() {
         }
         other => panic!("{other:?}"),
     }
-    for (code, word) in [(panics_nowhere(), ""), (panics_outside(), "outside of memory")] {
+    // The page that 0x50 lies in is the communication window's: zeros, one of which is shown as \u{0}.
+    for (code, word) in [(panics_nowhere(), "\\u{0}"), (panics_outside(), "outside of memory")] {
         match run(config(), code) {
             Err(GuestError::Panic { message, .. }) => assert!(message.contains(word), "{message}"),
             other => panic!("{other:?}"),
@@ -337,11 +343,103 @@ fn a_guest_that_never_takes_notice_does_not_storm() {
     assert_eq!(started.end(), Ok(WaitStatus::signalled(9)));
 }
 
-guest!(floods_log: concat!("mov rbx, 2000\n 2:\n", call!("8", "3", "0x100300000", "4096"), "dec rbx\n jnz 2b\n", call!("1", "0")));
+// Says 2000 lines of 4 KiB, then panics with 64 KiB: zero bytes, of which each is shown as five.
+guest!(floods_log: concat!(
+    "mov rbx, 2000\n 2:\n", call!("8", "3", "0x100300000", "4096"), "dec rbx\n jnz 2b\n",
+    call!("2", "0x100300000", "65536"),
+));
+// Asks for a snapshot 20000 times.
+guest!(floods_captures: concat!(
+    "mov rbx, 20000\n 2:\n", call!("32", "1", "0", "0"), "dec rbx\n jnz 2b\n", call!("1", "0"),
+));
+
+/// The process' log, as a shim's is: whole messages, metered.
+#[derive(Clone, Copy)]
+struct Log;
+
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl std::io::Write for Log {
+    fn write(&mut self, message: &[u8]) -> std::io::Result<usize> {
+        let mut written = Vec::new();
+        write_line(&mut written, message)?;
+        LOG.lock().expect("the log").push(String::from_utf8(written).expect("UTF-8"));
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What the node's log has of guest `name`.
+fn logged(name: &str) -> Vec<String> {
+    let log = LOG.lock().expect("the log");
+    log.iter().filter(|message| message.contains(name)).cloned().collect()
+}
+
+fn keep_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let subscriber = tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false).finish();
+        tracing::subscriber::set_global_default(subscriber).expect("the first one");
+    });
+}
 
 #[test]
-fn a_flood_of_log_lines_ends() {
-    if kvm() {
-        assert_eq!(run(config(), floods_log()), Ok(WaitStatus::exited(0)));
+fn a_flood_of_log_lines_costs_the_node_little_and_the_failure_is_still_told() {
+    if !kvm() {
+        return;
+    }
+    keep_log();
+    let config = config();
+    let name = config.name.clone();
+    let result = run(config, floods_log());
+    assert!(matches!(&result, Err(GuestError::Panic { message, .. }) if message.len() <= 1024), "{result:?}");
+    let log = logged(&name);
+    let bytes: usize = log.iter().map(String::len).sum();
+    assert!(bytes as u64 <= MINUTE_BYTES, "{bytes} bytes");
+    for word in ["left out of the log", "lines=199", "guest failed", "last host calls", "last log lines"] {
+        assert!(log.iter().any(|message| message.contains(word)), "{word} in {log:?}");
+    }
+}
+
+#[test]
+fn refused_captures_cost_the_node_little() {
+    if !kvm() {
+        return;
+    }
+    keep_log();
+    let dir = tempfile::tempdir().expect("a directory");
+    let sink = sink(Arc::new(Store::open(dir.path()).expect("a store")));
+    // Nothing can be written there any more.
+    std::fs::remove_dir_all(dir.path().join("snapshots")).expect("removed");
+    let config = GuestConfig { snapshots: Some(sink), ..config() };
+    let name = config.name.clone();
+    let started = start(config, floods_captures()).expect("starts");
+    let mut told = 0;
+    let result = loop {
+        match started.event() {
+            GuestEvent::Ended(result) => break result,
+            GuestEvent::Captured(Err(_)) => told += 1,
+            _ => {}
+        }
+    };
+    assert_eq!(result, Ok(WaitStatus::exited(0)));
+    let bytes: usize = logged(&name).iter().map(String::len).sum();
+    assert!(bytes > 0 && bytes as u64 <= MINUTE_BYTES, "{bytes} bytes");
+    assert!(told > 0);
+}
+
+/// Where snapshots of a guest without images go.
+fn sink(store: Arc<Store>) -> SnapshotSink {
+    SnapshotSink {
+        store,
+        images: Vec::new(),
+        keys: Keys::AsNamed,
+        base: false,
+        name: "test".into(),
+        command: "test".into(),
+        terminal: false,
     }
 }

@@ -18,6 +18,8 @@ const BROKEN: u32 = 255;
 const KILLED: u32 = 137;
 /// Exit status of an exec that could not be started, as shells have it.
 const NOT_STARTED: u32 = 127;
+/// News that a guest can make at will, kept while it is being started.
+const EARLY_NEWS_MAX: usize = 64;
 
 impl Container {
     /// Where the guest of this container tells its events. Holds no container alive.
@@ -34,6 +36,10 @@ impl Container {
     pub(super) fn news(&self, event: GuestEvent) {
         let mut state = self.lock();
         if state.guest.is_none() {
+            let is_one_of_many = matches!(event, GuestEvent::Captured(Err(_)) | GuestEvent::OutOfMemory);
+            if is_one_of_many && state.early_news.len() >= EARLY_NEWS_MAX {
+                return;
+            }
             state.early_news.push(event);
         } else {
             self.take(&mut state, event);
@@ -163,10 +169,8 @@ impl Container {
 
     /// Says in the log, and to whoever reads the container's output, why the guest broke.
     fn tell_failure(&self, state: &mut State, error: &GuestError) {
-        match error.report() {
-            Some(report) => tracing::error!(id = self.id, %error, "the guest failed\n{report}"),
-            None => tracing::error!(id = self.id, %error, "the guest failed"),
-        }
+        // The VMM has logged its report.
+        tracing::error!(id = self.id, %error, "the guest failed");
         state.init.io.say(&format!("seuss: {error} (containerd's log has the details)"));
     }
 }

@@ -127,9 +127,11 @@ impl Container {
         if let Err(error) = self.write_record(&state) {
             tracing::warn!(%error, "the record of the container has an old pid");
         }
+        let metered = self.text.enter();
         for event in std::mem::take(&mut state.early_news) {
             self.take(&mut state, event);
         }
+        drop(metered);
         let early_signals = std::mem::take(&mut state.init.early_signals);
         drop(state);
         for (signo, all) in early_signals {
@@ -142,6 +144,7 @@ impl Container {
 
     /// Starts from a snapshot if there is one that fits, else from the beginning.
     fn start_guest(self: &Arc<Self>, config: GuestConfig) -> Result<Arc<dyn GuestControl>, StartError> {
+        let _text = self.text.enter();
         let beginning = self.lock().snapshots.as_mut().and_then(Snapshots::take_beginning);
         if let Some(beginning) = beginning {
             let snapshot = beginning.origin.id();

@@ -13,7 +13,7 @@ use seuss_snapshotter::snapshot::Level;
 use super::policy::{Policy, ReadyBy};
 use super::session::Jobs;
 use crate::guest::confine::{self, Granted, Reach, Role};
-use crate::guest::{Caution, GuestControl, Obstacle};
+use crate::guest::{Caution, GuestControl, Obstacle, TextBudget};
 use crate::http::Target;
 use crate::netns;
 use crate::spec::Network;
@@ -148,8 +148,13 @@ impl Watch {
             reset_connections: policy.reset_connections,
             jobs,
         };
+        let text = TextBudget::of_this_thread();
+        let run = move || {
+            let _text = text.as_ref().map(TextBudget::enter);
+            watcher.run();
+        };
         // Not on the caller's thread, which is the guest's.
-        match std::thread::Builder::new().name("readiness".to_owned()).spawn(move || watcher.run()) {
+        match std::thread::Builder::new().name("readiness".to_owned()).spawn(run) {
             Ok(_) => Some(Self(sender)),
             Err(error) => {
                 tracing::warn!(%error, "no snapshot when the program is ready: no thread");

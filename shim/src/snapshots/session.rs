@@ -18,7 +18,7 @@ use seuss_snapshotter::memory::{Client, ClientError};
 use seuss_snapshotter::snapshot::{KeepWorkingSet, SnapshotError, SnapshotId, Store, WorkPage};
 
 use crate::guest::confine::{self, Granted, Reach, Role};
-use crate::guest::{GuestControl, Lineage, Obstacle, OriginError};
+use crate::guest::{GuestControl, Lineage, Obstacle, OriginError, TextBudget};
 
 /// Longest wait for an answer while a container is created: a start without a snapshot is better than none.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -159,7 +159,12 @@ impl Visit {
             judged: None,
             leftover: Vec::new(),
         };
-        let thread = std::thread::Builder::new().name("snapshots".to_owned()).spawn(move || worker.run());
+        let text = TextBudget::of_this_thread();
+        let run = move || {
+            let _text = text.as_ref().map(TextBudget::enter);
+            worker.run();
+        };
+        let thread = std::thread::Builder::new().name("snapshots".to_owned()).spawn(run);
         thread.map_err(|source| SessionError::Host { operation: "start a thread", source })?;
         Ok(Session { jobs })
     }

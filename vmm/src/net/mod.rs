@@ -43,6 +43,10 @@ pub(crate) const EPOLL_BASE: u64 = 1 << 32;
 /// Events that may wait for a guest that takes none, before it is given up.
 const EVENTS_MAX: usize = 1 << 16;
 
+/// What epoll tells of sockets.
+const INTEREST: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
 /// The guest broke the contract. All of these end it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NetError {
@@ -158,6 +162,7 @@ impl Sockets {
             self.accept(handle, memory, ring);
         } else {
             socket.ready(flags, memory, ring);
+            self.look_again(handle);
             self.finish_close(handle, ring);
         }
     }
@@ -182,9 +187,8 @@ impl Sockets {
         if socket.watched || (socket.phase == Phase::Fresh && !socket.datagram) {
             return;
         }
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let data = EventData::new_u64(EPOLL_BASE + u64::from(handle));
-        match epoll::add(&self.epoll, fd, data, flags) {
+        match epoll::add(&self.epoll, fd, data, INTEREST) {
             Ok(()) => socket.watched = true,
             Err(error) => tracing::warn!(handle, %error, "epoll does not watch a socket"),
         }
@@ -324,6 +328,21 @@ impl Sockets {
             socket.dirty = false;
             socket.advance(memory, ring);
             self.answered |= socket.answer.take_good();
+            self.look_again(handle);
+        }
+    }
+
+    /// Where a socket was left with more to receive: let epoll tell of it anew, so that everything else has its turn before.
+    fn look_again(&mut self, handle: u32) {
+        let Some(Some(socket)) = self.table.get(handle as usize) else { return };
+        if socket.more
+            && socket.watched
+            && let Ok(fd) = &socket.fd
+        {
+            let data = EventData::new_u64(EPOLL_BASE + u64::from(handle));
+            if let Err(error) = epoll::modify(&self.epoll, fd, data, INTEREST) {
+                tracing::warn!(handle, %error, "epoll does not watch a socket any more");
+            }
         }
     }
 

@@ -19,6 +19,8 @@ use crate::memory::Memory;
 
 /// Errors of a datagram socket that are told in a row.
 const ERRORS_MAX: u32 = 8;
+/// Datagrams that are received in a row. Others may send faster than this thread receives, for as long as they like; it has a guest to look after.
+pub(super) const DATAGRAMS_MAX: u32 = 64;
 const DATAGRAM_HEADER: u64 = size_of::<DatagramHeader>() as u64;
 
 /// How far a socket has come.
@@ -69,6 +71,8 @@ pub(super) struct Socket {
     pub(super) watched: bool,
     /// How the first answer to somebody outside reads, until it has been looked at.
     pub(super) answer: Answer,
+    /// Datagrams may wait that there would be memory for: it is to be looked at again.
+    pub(super) more: bool,
 }
 
 impl Socket {
@@ -91,6 +95,7 @@ impl Socket {
             dirty: false,
             watched: false,
             answer: Answer::default(),
+            more: false,
         }
     }
 
@@ -254,8 +259,15 @@ impl Socket {
         let mut total = 0;
         let mut needed = None;
         let mut errors = 0;
+        let mut turns = 0;
+        self.more = false;
         while self.readable && !self.closing && !self.starved && self.inbox.room_bytes() > 0 {
             let Ok(fd) = &self.fd else { return };
+            self.more = turns == DATAGRAMS_MAX;
+            if self.more {
+                break;
+            }
+            turns += 1;
             let next = sys::readable_bytes(fd) as u64;
             let wanted = padded(next);
             if wanted > self.inbox.room_bytes() {

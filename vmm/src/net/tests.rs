@@ -367,6 +367,37 @@ proptest! {
 }
 
 #[test]
+fn a_flood_of_datagrams_leaves_the_thread_its_turn() {
+    let mut bench = Bench::new();
+    bench.submit(Command::Open, 0, [2, 2, 0]);
+    let len = bench.address(0);
+    assert_eq!(bench.call(Op::Bind, [0, len, 0, 0, 0, 0]), 16);
+    let port = bench.port();
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let most = u64::from(socket::DATAGRAMS_MAX);
+    for _ in 0..2 * most + 10 {
+        peer.send_to(&[7], ("127.0.0.1", port)).expect("sent");
+    }
+    bench.submit(Command::Provide, 0, [A, 65_536, 0]);
+    bench.drain().expect("good");
+    let padded = 64;
+    let received = |list: Vec<(u32, u32, u64)>| {
+        list.iter().filter(|event| event.0 == Kind::Received as u32).map(|event| event.2).sum::<u64>()
+    };
+    let first = received(bench.events(0));
+    assert!(
+        first > 0 && first <= 2 * most * padded,
+        "{first}: what was there at once, and one look of epoll"
+    );
+    let mut total = first;
+    for _ in 0..100 {
+        total += received(bench.events(20));
+    }
+    assert_eq!(total % (2 * most + 10), 0, "{total} bytes: every datagram has come");
+    assert!(total / (2 * most + 10) <= padded);
+}
+
+#[test]
 fn closed_sockets_leave_epoll() {
     let mut bench = Bench::new();
     for handle in 0..50 {

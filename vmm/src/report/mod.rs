@@ -17,6 +17,7 @@ use seuss_abi::layout::{KERNEL_BASE, KERNEL_END, USER_CS, USER_DS};
 
 use crate::kernel::symbols::Symbols;
 use crate::memory::{Gva, Memory};
+use crate::text::cut;
 use crate::vcpu::{ExitReason, Hex, Vcpu};
 pub use record::CallRecord;
 pub(crate) use record::Recorder;
@@ -26,6 +27,9 @@ const CODE_BEFORE: usize = 32;
 const CODE_FROM: usize = 32;
 const STACK_WORDS: usize = 40;
 const FRAMES_MAX: usize = 32;
+/// Log lines that are shown, and bytes of each.
+const LOG_SHOWN: usize = 24;
+const LINE_SHOWN: usize = 200;
 /// Words above rsp in which an interrupt frame is looked for.
 const FRAME_SEARCH: u64 = 24;
 
@@ -290,8 +294,9 @@ impl fmt::Display for Report {
             writeln!(f, "  {call}")?;
         }
         writeln!(f, "last log lines:")?;
-        for line in &self.log {
-            writeln!(f, "  {line}")?;
+        let shown = self.log.len().saturating_sub(LOG_SHOWN);
+        for line in &self.log[shown..] {
+            writeln!(f, "  {}", cut(line.clone(), LINE_SHOWN))?;
         }
         Ok(())
     }

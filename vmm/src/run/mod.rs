@@ -40,15 +40,19 @@ use crate::shell::{DrivenMachine, Machine};
 use crate::snapshot::restore::TimeShift;
 use crate::snapshot::{Lineage, Origin, SnapshotSink};
 use crate::status::WaitStatus;
+use crate::text::{self, LeftOut, MINUTE_BYTES};
 use crate::vcpu::{ExitReason, KvmError};
 use control::ControlPage;
 use execs::{Execs, Posted, Waiting};
-use log::LogLimit;
 use oom::OomWatch;
 use ticker::{Ticker, Wishes};
 
 /// KVM_RUN may ask to be repeated; so many times in a row is not a guest that runs.
 const AGAIN_MAX: u32 = 10_000;
+/// Longest report that is logged, in bytes; it must fit into what is kept for last words.
+const REPORT_MAX: usize = 14 << 10;
+/// What others log when they hear that a guest was out of memory, in bytes: the shim a line, containerd two.
+const OOM_TEXT_BYTES: u64 = 1 << 10;
 
 /// What a guest tells whoever started it. Events come on the vCPU thread; `Ended` is the last one.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,7 +131,6 @@ pub(crate) struct Runner {
     ticker: Ticker,
     execs: Execs,
     recorder: Recorder,
-    log_limit: LogLimit,
     oom: OomWatch,
     kernel: KernelImage,
     reserved_bytes: u64,
@@ -211,7 +214,6 @@ impl Runner {
             clock,
             ticker,
             execs: Execs::new(stdin),
-            log_limit: LogLimit::new(monotonic_ns()),
             oom: OomWatch::default(),
             kernel,
             reserved_bytes,
@@ -226,12 +228,15 @@ impl Runner {
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.until_end()));
         let result =
             ended.unwrap_or_else(|_| Err(GuestError::Host { what: "the vCPU thread panicked".into() }));
+        self.shared.text.release_last_words();
+        self.tell_left_out();
         match &result {
             Ok(status) => tracing::debug!(guest = self.shared.name, %status, "guest ended"),
             Err(error) => {
                 tracing::error!(guest = self.shared.name, %error, "guest failed");
                 if let Some(report) = error.report() {
-                    tracing::error!(target: "seuss_vmm::report", guest = self.shared.name, "{report}");
+                    let text = text::cut(report.to_string(), REPORT_MAX);
+                    tracing::error!(target: "seuss_vmm::report", guest = self.shared.name, "{text}");
                     self.recorder.trace(|| report.to_string());
                 }
             }
@@ -366,8 +371,25 @@ impl Runner {
     /// Take the guest's own figures over, and tell of what they say.
     fn publish(&mut self) {
         self.control().publish(&self.shared.counters, self.reserved_bytes);
-        if self.oom.is_news(self.shared.counters.oom_kills.get(), monotonic_ns()) {
+        let Self { oom, shared, .. } = self;
+        // Whoever hears of it logs it: where there is no room for that, it waits. The last one is told at the end in any case.
+        let may_tell = || shared.text.pay(OOM_TEXT_BYTES);
+        if oom.is_news(shared.counters.oom_kills.get(), monotonic_ns(), may_tell) {
             self.emit(GuestEvent::OutOfMemory);
+        }
+        self.tell_left_out();
+    }
+
+    /// Say how much this guest's budget of text has swallowed, if there is room to say so.
+    fn tell_left_out(&self) {
+        if let Some(LeftOut { lines, bytes }) = self.shared.text.take_left_out() {
+            let guest = &self.shared.name;
+            tracing::warn!(
+                guest,
+                lines,
+                bytes,
+                "left out of the log: a guest causes at most {MINUTE_BYTES} bytes a minute"
+            );
         }
     }
 

@@ -12,17 +12,18 @@ pub(super) struct OomWatch {
 }
 
 impl OomWatch {
-    /// Whether to tell now that `kills` were counted at `now_ns` of CLOCK_MONOTONIC.
-    pub(super) fn is_news(&mut self, kills: u64, now_ns: u64) -> bool {
+    /// Whether to tell now that `kills` were counted at `now_ns` of CLOCK_MONOTONIC. `may_tell` is asked last, and only if there is something.
+    pub(super) fn is_news(&mut self, kills: u64, now_ns: u64, may_tell: impl FnOnce() -> bool) -> bool {
         self.owed |= kills > self.seen;
         self.seen = kills;
         let rests = self.told_ns.is_some_and(|told| now_ns.saturating_sub(told) < PAUSE_NS);
         if !self.owed || rests {
             return false;
         }
-        self.owed = false;
+        // Asked again after the pause, not at every exit.
         self.told_ns = Some(now_ns);
-        true
+        self.owed = !may_tell();
+        !self.owed
     }
 
     /// Whether something was counted that was not told yet.
@@ -38,12 +39,15 @@ mod tests {
     #[test]
     fn each_burst_is_told_once_and_nothing_is_lost() {
         let mut watch = OomWatch::default();
-        assert!(!watch.is_news(0, 0));
-        assert!(watch.is_news(1, 10));
-        assert!(!watch.is_news(1, 20));
-        assert!(!watch.is_news(2, 30) && watch.is_owed());
-        assert!(!watch.is_news(3, PAUSE_NS));
-        assert!(watch.is_news(3, PAUSE_NS + 10) && !watch.is_owed());
-        assert!(!watch.is_news(0, 9 * PAUSE_NS), "a count that falls is no news");
+        let yes = || true;
+        assert!(!watch.is_news(0, 0, yes));
+        assert!(watch.is_news(1, 10, yes));
+        assert!(!watch.is_news(1, 20, yes));
+        assert!(!watch.is_news(2, 30, yes) && watch.is_owed());
+        assert!(!watch.is_news(3, PAUSE_NS, yes));
+        assert!(watch.is_news(3, PAUSE_NS + 10, yes) && !watch.is_owed());
+        assert!(!watch.is_news(0, 9 * PAUSE_NS, yes), "a count that falls is no news");
+        assert!(!watch.is_news(1, 20 * PAUSE_NS, || false) && watch.is_owed(), "no room");
+        assert!(watch.is_news(1, 22 * PAUSE_NS, yes));
     }
 }
