@@ -141,8 +141,7 @@ const FILES: &[Call] = calls![
 
 /// What sends the last bytes of connections.
 const LAST_BYTES: &[Call] = calls![
-    SYS_ioctl "ioctl" (Rule::OneOf { arg: 1, values: &[(libc::FIONBIO as u64, "FIONBIO")] }),
-    SYS_setsockopt "setsockopt", SYS_sendto "sendto",
+    SYS_sendto "sendto", SYS_poll "poll", SYS_ppoll "ppoll",
 ];
 
 /// What speaks with the node's store.
