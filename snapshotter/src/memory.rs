@@ -18,4 +18,4 @@ pub mod server;
 pub mod shelf;
 
 pub use client::{Client, ClientError};
-pub use shelf::{Shelf, ShelfError, ShelfOptions};
+pub use shelf::{Share, Shelf, ShelfError, ShelfOptions};

@@ -292,12 +292,17 @@ async fn a_full_store_says_what_could_go() {
     let mut client = daemon.client().await;
     layer(&mut client, "old", "").await;
     daemon.kill();
-    // More than any machine has free.
-    let mut full = Daemon::start(&["--reserve", "1000TiB"]).await;
-    refused(
-        full.client().await.prepare("k", "").await,
-        Code::ResourceExhausted,
-        "remove images that are not used",
-    );
-    full.kill();
+    // More than any machine has free; the layer is still there.
+    daemon.set_flags(&["--reserve", "1000TiB"]);
+    daemon.restart().await;
+    let mut client = daemon.client().await;
+    client.stat("old").await.unwrap();
+    let error = client.prepare("k", "old").await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    for word in ["remove images that are not used", "the largest layer that nothing is on top of is old"] {
+        assert!(error.message().contains(word), "{word}: {}", error.message());
+    }
+    assert_eq!(client.stat("k").await.unwrap_err().code(), Code::NotFound);
+    // What is there can still be looked at and removed: that makes room.
+    client.remove("old").await.unwrap();
 }

@@ -88,6 +88,12 @@ pub enum StoreCommand {
         #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
         keep: Option<u64>,
     },
+    /// Make all snapshots of --tenant unusable at once, and remove them when nobody uses them any more
+    Revoke {
+        /// Only those that depend on this (`seussctl store show` tells what a snapshot depends on)
+        #[arg(long)]
+        right: Option<String>,
+    },
     /// Print what happens to snapshots until interrupted
     Watch,
 }
@@ -112,6 +118,9 @@ pub enum StoreError {
         /// What was given.
         text: String,
     },
+    /// Nobody's.
+    #[error("say whose snapshots are to be revoked: --tenant NAMESPACE")]
+    NoTenant,
     /// Something is damaged.
     #[error("{count} snapshots are damaged")]
     Damaged {
@@ -171,6 +180,15 @@ pub fn store(args: &StoreArgs) -> Result<(), StoreError> {
             gone.iter().for_each(|id| println!("{id}"));
             Ok(())
         }
+        StoreCommand::Revoke { right } => {
+            let tenant = &args.place.tenant;
+            if tenant.is_empty() {
+                return Err(StoreError::NoTenant);
+            }
+            let count = client.revoke(tenant, right.as_deref())?;
+            println!("{count} snapshots are revoked");
+            Ok(())
+        }
         StoreCommand::Watch => {
             client.watch(|change, id| {
                 println!("{id} {change:?}");
@@ -228,8 +246,9 @@ fn verify(client: &Client, id: Option<&str>) -> Result<(), StoreError> {
 }
 
 /// The snapshots as an indented tree, with a heading.
-fn tree(entries: &[Entry]) -> String {
-    let mut text = format!("{:<34} {:>9} {:>6} {:>8} {:<12} KEY\n", "ID", "SIZE", "LEASES", "USED", "TENANT");
+pub(super) fn tree(entries: &[Entry]) -> String {
+    let mut text =
+        format!("{:<34} {:>9} {:>6} {:>8}  {:<20} KEY\n", "ID", "SIZE", "LEASES", "USED", "TENANT");
     let known = |id: &str| entries.iter().any(|entry| entry.id == id);
     let mut pending: Vec<(&Entry, usize)> =
         entries.iter().rev().filter(|entry| !known(&entry.parent)).map(|entry| (entry, 0)).collect();
@@ -239,11 +258,14 @@ fn tree(entries: &[Entry]) -> String {
         let used = if entry.used_ns == 0 { "-".to_owned() } else { format!("{}s", ago.as_secs()) };
         let id = format!("{}{}", "  ".repeat(indent), entry.id);
         let pin = if entry.pinned { " (pinned)" } else { "" };
-        let unusable = &entry.unusable;
-        let unusable = if unusable.is_empty() { String::new() } else { format!(" (unusable: {unusable})") };
         let tenant = if entry.tenant.is_empty() { "-" } else { &entry.tenant };
+        let reason = if entry.unusable.is_empty() {
+            String::new()
+        } else {
+            format!(" (unusable: {})", entry.unusable)
+        };
         text.push_str(&format!(
-            "{id:<34} {:>9} {:>6} {used:>8} {tenant:<12} {} {}{pin}{unusable}\n",
+            "{id:<34} {:>9} {:>6} {used:>8}  {tenant:<20} {} {}{pin}{reason}\n",
             display_bytes(entry.bytes),
             entry.leases,
             entry.level,
@@ -272,9 +294,14 @@ mod tests {
             tenant: String::new(),
             labels: BTreeMap::new(),
             pinned: id == "c",
-            unusable: if id == "d" { "its first clones died".into() } else { String::new() },
             leases: 0,
             children: 0,
+            unusable: match id {
+                "b" => "its tenant was revoked".into(),
+                "d" => "its first clones died".into(),
+                _ => String::new(),
+            },
+            rights: Vec::new(),
         }
     }
 
@@ -286,5 +313,6 @@ mod tests {
         assert_eq!(ids, ["a   ", "  c ", "b   ", "d   "]);
         assert!(text.contains("base key-c (pinned)"), "{text}");
         assert!(text.contains("base key-d (unusable: its first clones died)"), "{text}");
+        assert!(text.contains("base key-b (unusable: its tenant was revoked)"), "{text}");
     }
 }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
+use crate::memory::Share;
+
 /// The configuration file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/seuss/snapshotter.toml";
 
@@ -106,6 +108,24 @@ pub struct Flags {
     /// What memory snapshots may take together [default: half of the size].
     #[arg(long)]
     pub memory_budget: Option<Size>,
+    /// What the memory snapshots of one tenant (a Kubernetes namespace) may take [default: half of memory_budget].
+    #[arg(long)]
+    pub tenant_budget: Option<Size>,
+    /// How many a tenant may have [default: 1024].
+    #[arg(long)]
+    pub tenant_snapshots: Option<u64>,
+    /// What the memory snapshots that one guest has taken may take [default: half of tenant_budget].
+    #[arg(long)]
+    pub guest_budget: Option<Size>,
+    /// How many of a guest's there may be [default: 64].
+    #[arg(long)]
+    pub guest_snapshots: Option<u64>,
+    /// How often a guest may be captured in a minute [default: 12].
+    #[arg(long)]
+    pub captures_per_minute: Option<u32>,
+    /// What is made free for image layers when containerd prepares one, by evicting memory snapshots that nobody uses [default: an eighth of the size].
+    #[arg(long)]
+    pub layer_room: Option<Size>,
     /// Socket for metrics and health, HTTP; `none`: no such socket [default: /run/seuss/metrics.sock].
     #[arg(long)]
     pub metrics_socket: Option<PathBuf>,
@@ -139,6 +159,14 @@ pub struct Config {
     pub store_socket: PathBuf,
     /// What memory snapshots may take.
     pub memory_budget_bytes: u64,
+    /// What each tenant may have of it.
+    pub tenant: Share,
+    /// What each guest may have of it.
+    pub guest: Share,
+    /// How often a guest may be captured in a minute.
+    pub captures_per_minute: u32,
+    /// What is made free for image layers.
+    pub layer_room_bytes: u64,
     /// Socket for metrics and health.
     pub metrics_socket: Option<PathBuf>,
     /// Where layers are kept.
@@ -211,17 +239,28 @@ impl Config {
         let metrics =
             absolute("metrics_socket", flags.metrics_socket, file.metrics_socket, "/run/seuss/metrics.sock")?;
         let size_bytes = flags.size.or(file.size).map_or_else(|| memory_bytes() / 2, |size| size.0);
+        let memory_budget_bytes =
+            flags.memory_budget.or(file.memory_budget).map_or(size_bytes / 2, |size| size.0);
+        let tenant = Share {
+            bytes: flags.tenant_budget.or(file.tenant_budget).map_or(memory_budget_bytes / 2, |size| size.0),
+            snapshots: flags.tenant_snapshots.or(file.tenant_snapshots).unwrap_or(1024),
+        };
+        let guest = Share {
+            bytes: flags.guest_budget.or(file.guest_budget).map_or(tenant.bytes / 2, |size| size.0),
+            snapshots: flags.guest_snapshots.or(file.guest_snapshots).unwrap_or(64),
+        };
         Ok(Self {
+            tenant,
+            guest,
+            captures_per_minute: flags.captures_per_minute.or(file.captures_per_minute).unwrap_or(12),
+            layer_room_bytes: flags.layer_room.or(file.layer_room).map_or(size_bytes / 8, |size| size.0),
             store_socket: absolute(
                 "store_socket",
                 flags.store_socket,
                 file.store_socket,
                 "/run/seuss/store.sock",
             )?,
-            memory_budget_bytes: flags
-                .memory_budget
-                .or(file.memory_budget)
-                .map_or(size_bytes / 2, |size| size.0),
+            memory_budget_bytes,
             root: absolute("root", flags.root, file.root, "/var/lib/seuss")?,
             socket: absolute("socket", flags.socket, file.socket, "/run/seuss/snapshotter.sock")?,
             metrics_socket: Some(metrics).filter(|path| path != Path::new(NO_SOCKET)),

@@ -124,7 +124,12 @@ impl Metrics {
                 &[("", figures.evictable_bytes)],
             );
             gauge("memory_leases", "Leases of memory snapshots", &[("", figures.leases)]);
-            gauge("memory_evicted", "Memory snapshots evicted since the start", &[("", figures.evicted)]);
+            let _ = writeln!(
+                text,
+                "# HELP seuss_snapshotter_memory_evicted Memory snapshots evicted since the start."
+            );
+            let _ = writeln!(text, "# TYPE seuss_snapshotter_memory_evicted counter");
+            let _ = writeln!(text, "seuss_snapshotter_memory_evicted_total {}", figures.evicted);
         }
         let mut counter = |name: &str, help: &str, rows: &[(String, u64)]| {
             let _ = writeln!(text, "# HELP seuss_snapshotter_{name} {help}.");

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +16,7 @@ use super::api::snapshots_server::SnapshotsServer;
 use super::config::{Config, ImageStore, LayerFiles};
 use super::metrics::{self, Metrics};
 use super::notify::notify;
-use super::service::Service;
+use super::service::{LayerRoom, Service};
 use crate::layers::backing::{self, BackingError, Mounted};
 use crate::layers::{Layers, LayersError, Options};
 use crate::lookup::{NOTE_VERSION, SERVICE_NOTE, ServiceNote};
@@ -23,6 +24,9 @@ use crate::memory::channel::Listener;
 use crate::memory::peer;
 use crate::memory::server::Server;
 use crate::memory::{Shelf, ShelfError, ShelfOptions};
+
+/// How often the store is tidied up: what was revoked goes at once, and here if that failed.
+const TIDY_PAUSE: Duration = Duration::from_secs(20);
 
 /// Why the daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +82,17 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
     };
     let (layers, recovered) = Layers::open(&config.root, options)?;
     tracing::info!(snapshots = recovered.snapshots, swept = recovered.swept, "store is open");
-    let options =
-        ShelfOptions { budget_bytes: config.memory_budget_bytes, reserve_bytes: config.reserve_bytes };
+    let options = ShelfOptions {
+        budget_bytes: config.memory_budget_bytes,
+        reserve_bytes: config.reserve_bytes,
+        tenant: config.tenant,
+        guest: config.guest,
+        captures_per_minute: config.captures_per_minute,
+    };
     let shelf = Shelf::open(&config.root.join("memory"), options)?;
     let (layers, shelf) = (Arc::new(layers), Arc::new(shelf));
     let metrics = Arc::new(Metrics::new(Arc::clone(&shelf)));
+    let room = LayerRoom { shelf: Arc::clone(&shelf), bytes: config.layer_room_bytes };
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     if let Some(path) = &config.metrics_socket {
@@ -105,7 +115,7 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
     let connections = UnixListenerStream::new(listener)
         .filter(|connection| connection.as_ref().map_or(true, peer::is_trusted));
     tonic::transport::Server::builder()
-        .add_service(SnapshotsServer::new(Service::new(layers, metrics)))
+        .add_service(SnapshotsServer::new(Service::new(layers, metrics, room)))
         .serve_with_incoming_shutdown(connections, stop)
         .await?;
     for path in [&config.socket, &config.store_socket].into_iter().chain(&config.metrics_socket) {
@@ -121,6 +131,14 @@ fn serve_store(path: &Path, shelf: Arc<Shelf>, layers: &Arc<Layers>) -> Result<(
         fs::create_dir_all(dir).map_err(failed)?;
     }
     let listener = Listener::bind(path).map_err(failed)?;
+    let tidied = Arc::clone(&shelf);
+    let tidy = move || {
+        loop {
+            std::thread::sleep(TIDY_PAUSE);
+            tidied.tidy();
+        }
+    };
+    std::thread::Builder::new().name("store-tidy".to_owned()).spawn(tidy).map(drop).map_err(failed)?;
     let server = Server::new(shelf, Arc::clone(layers));
     let accept = move || server.run(&listener);
     std::thread::Builder::new().name("store-accept".to_owned()).spawn(accept).map(drop).map_err(failed)

@@ -21,7 +21,9 @@ use super::api::{
     ViewSnapshotResponse,
 };
 use super::metrics::Metrics;
+use crate::layers::catalog::REF_LABEL;
 use crate::layers::{FsMount, Info, Kind, Layers, LayersError, Reason, Timestamp};
+use crate::memory::Shelf;
 
 /// Snapshots in one message of a List answer (containerd's own service sends as many).
 const LIST_BATCH: usize = 100;
@@ -31,13 +33,34 @@ const LIST_BATCH: usize = 100;
 pub struct Service {
     layers: Arc<Layers>,
     metrics: Arc<Metrics>,
+    room: LayerRoom,
+}
+
+/// Makes room for layers where memory snapshots lie: a pod's image goes before what only makes its start faster.
+#[derive(Clone, Debug)]
+pub struct LayerRoom {
+    /// What gives way.
+    pub shelf: Arc<Shelf>,
+    /// What is free, beside the reserve, when a layer is about to be unpacked, if snapshots that nobody uses can go for it.
+    pub bytes: u64,
+}
+
+impl LayerRoom {
+    fn make(&self, labels: &BTreeMap<String, String>) {
+        // What containerd unpacks a layer into names it.
+        let is_unpacked = labels.contains_key(REF_LABEL);
+        // A container's own directory takes next to nothing.
+        if let Err(error) = self.shelf.give_way(if is_unpacked { self.bytes } else { 0 }) {
+            tracing::warn!(%error, "memory snapshots do not give way");
+        }
+    }
 }
 
 impl Service {
-    /// Serves `layers`.
+    /// Serves `layers`, for which `room` is made.
     #[must_use]
-    pub fn new(layers: Arc<Layers>, metrics: Arc<Metrics>) -> Self {
-        Self { layers, metrics }
+    pub fn new(layers: Arc<Layers>, metrics: Arc<Metrics>, room: LayerRoom) -> Self {
+        Self { layers, metrics, room }
     }
 
     /// Runs one request where it may block, with a span, a figure and a log line.
@@ -80,7 +103,11 @@ impl Snapshots for Service {
     ) -> Result<Response<PrepareSnapshotResponse>, Status> {
         let PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
         let name = key.clone();
-        let work = move |layers: &Layers| layers.create(Kind::Active, &name, &parent, sorted(labels));
+        let (room, labels) = (self.room.clone(), sorted(labels));
+        let work = move |layers: &Layers| {
+            room.make(&labels);
+            layers.create(Kind::Active, &name, &parent, labels)
+        };
         let mounts = self.run("Prepare", &key, work).await?;
         Ok(Response::new(PrepareSnapshotResponse { mounts: wire_mounts(mounts) }))
     }

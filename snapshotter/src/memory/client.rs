@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::channel::Channel;
-use super::protocol::{Change, Entry, Figures, Fit, LayerEntry, Refusal, Reply, Request, VERSION};
+use super::protocol::{
+    Change, Entry, Figures, Fit, LayerEntry, Provenance, Quota, Refusal, Reply, Request, VERSION,
+};
 use crate::snapshot::{KeepWorkingSet, Snapshot, SnapshotError, SnapshotFiles};
 
 /// Why a request failed.
@@ -121,9 +123,51 @@ impl Client {
         labels: &BTreeMap<String, String>,
         pinned: bool,
     ) -> Result<Entry, ClientError> {
-        let request = Request::Put { labels: labels.clone(), pinned };
-        match self.ask(&request, &[pages, tables, manifest])? {
+        let provenance = Provenance::default();
+        let request = Request::Put { labels: labels.clone(), pinned, provenance };
+        self.entry(&request, &[pages, tables, manifest])
+    }
+
+    /// As [`Self::put`], and says where the snapshot comes from.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn put_from(
+        &self,
+        provenance: &Provenance,
+        [pages, tables, manifest]: [BorrowedFd<'_>; 3],
+    ) -> Result<Entry, ClientError> {
+        let provenance = provenance.clone();
+        let request = Request::Put { labels: BTreeMap::new(), pinned: false, provenance };
+        self.entry(&request, &[pages, tables, manifest])
+    }
+
+    fn entry(&self, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Entry, ClientError> {
+        match self.ask(request, files)? {
             Reply::Entry(entry) => Ok(entry),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// What guest `guest` of this tenant may still put.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn quota(&self, guest: &str) -> Result<Quota, ClientError> {
+        match self.ask(&Request::Quota { guest: guest.to_owned() }, &[])? {
+            Reply::Quota(quota) => Ok(quota),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Ends the right of `tenant`'s snapshots to be used, of all or of those that depend on `right`; see [`Request::Revoke`]. How many it were.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn revoke(&self, tenant: &str, right: Option<&str>) -> Result<u64, ClientError> {
+        let request = Request::Revoke { tenant: tenant.to_owned(), right: right.map(str::to_owned) };
+        match self.ask(&request, &[])? {
+            Reply::Revoked { count } => Ok(count),
             other => Err(unexpected(other)),
         }
     }

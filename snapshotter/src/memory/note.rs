@@ -28,6 +28,10 @@ pub struct Note {
     pub died: u32,
     /// Why nobody may start from it any more; empty: everybody who sees it may.
     pub unusable: String,
+    /// The guest that has taken it; empty: not known.
+    pub guest: String,
+    /// What it was made with.
+    pub rights: Vec<String>,
 }
 
 impl Note {

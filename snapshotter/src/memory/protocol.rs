@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol; the other side's must be the same.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Longest message.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -30,6 +30,16 @@ pub struct Fit {
     pub xcr0: u64,
     /// Bytes of an XSAVE area, which must be equal.
     pub xsave_bytes: u64,
+}
+
+/// Where a new snapshot comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Provenance {
+    /// The guest that has taken it, by whatever name is its alone; its quota counts it. Empty: none, only the tenant's quota counts.
+    pub guest: String,
+    /// What it was made with and must not outlive: see [`Request::Revoke`].
+    pub rights: Vec<String>,
 }
 
 /// What a client asks for.
@@ -57,6 +67,22 @@ pub enum Request {
         labels: BTreeMap<String, String>,
         /// Never evicted.
         pinned: bool,
+        /// Whose it is.
+        #[serde(default)]
+        provenance: Provenance,
+    },
+    /// What a guest of this tenant may still put.
+    Quota {
+        /// The guest.
+        guest: String,
+    },
+    /// Ends the right of a tenant's snapshots to be used: those that name it, and what builds on them, are found and got no more, and are removed as soon as nobody leases them.
+    /// What connections that are open now put later is refused if it names it.
+    Revoke {
+        /// Whose. The asking tenant, or, for the node, any.
+        tenant: String,
+        /// Which; `None`: everything of the tenant.
+        right: Option<String>,
     },
     /// Opens a snapshot and leases it. Its `manifest`, `pages` and `tables` come back as descriptors, and its working set where one is known.
     Get {
@@ -170,6 +196,20 @@ pub struct Entry {
     pub leases: u64,
     /// How many snapshots build on it directly.
     pub children: u64,
+    /// What it depends on: see [`Request::Revoke`].
+    #[serde(default)]
+    pub rights: Vec<String>,
+}
+
+/// What a guest may still put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Captures that it may try in a minute.
+    pub captures_per_minute: u32,
+    /// Snapshots that fit into the shares of guest and tenant.
+    pub left_snapshots: u64,
+    /// Bytes that do.
+    pub left_bytes: u64,
 }
 
 /// An image layer.
@@ -237,6 +277,10 @@ pub enum Refusal {
     InUse,
     /// The budget is used up by what cannot be evicted.
     Full,
+    /// The share of the tenant or of the guest is used up.
+    Quota,
+    /// What it was made with was revoked.
+    Revoked,
     /// Its bytes are not what was written.
     Damaged,
     /// The store failed.
@@ -257,6 +301,13 @@ pub enum Reply {
     Layer(LayerEntry),
     /// Figures.
     Usage(Figures),
+    /// What may still be put.
+    Quota(Quota),
+    /// So many snapshots were revoked.
+    Revoked {
+        /// How many.
+        count: u64,
+    },
     /// Ids that were removed.
     Removed {
         /// Children first.

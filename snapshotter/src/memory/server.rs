@@ -8,11 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::channel::{Channel, Listener};
 use super::protocol::{LayerEntry, Refusal, Reply, Request, VERSION};
-use super::shelf::{Shelf, ShelfError};
+use super::shelf::{Origin, Shelf, ShelfError};
 use crate::layers::{Kind, Layers};
 use crate::snapshot::SnapshotId;
 
@@ -55,7 +55,9 @@ impl Server {
             }
             let server = Arc::clone(self);
             let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
-                Connection { server: &server, channel: &channel, tenant: None, leases: HashMap::new() }.run();
+                let since = Instant::now();
+                let leases = HashMap::new();
+                Connection { server: &server, channel: &channel, tenant: None, since, leases }.run();
                 server.connections.fetch_sub(1, Ordering::Relaxed);
             });
             if let Err(error) = thread {
@@ -71,6 +73,8 @@ struct Connection<'s> {
     channel: &'s Channel,
     /// Known after `Hello`.
     tenant: Option<String>,
+    /// When it began.
+    since: Instant,
     leases: HashMap<SnapshotId, u64>,
 }
 
@@ -132,12 +136,21 @@ impl Connection<'_> {
                 let found = shelf.find(tenant, &keys, &fit)?;
                 self.say(&found.map_or(Reply::Nothing, Reply::Entry))
             }
-            Request::Put { labels, pinned } => {
+            Request::Put { labels, pinned, provenance } => {
                 let files: Vec<File> = descriptors.into_iter().map(File::from).collect();
+                let origin = Origin { provenance, since: self.since };
                 let sources: [File; 3] = files
                     .try_into()
                     .map_err(|_| invalid("Put takes three descriptors: pages, tables, manifest"))?;
-                self.say(&Reply::Entry(shelf.put(tenant, sources, labels, pinned)?))
+                self.say(&Reply::Entry(shelf.put(tenant, sources, labels, pinned, origin)?))
+            }
+            Request::Quota { guest } => self.say(&Reply::Quota(shelf.quota(tenant, &guest)?)),
+            Request::Revoke { tenant: whose, right } => {
+                if whose.is_empty() || !(tenant.is_empty() || tenant == whose) {
+                    let message = format!("{tenant:?} cannot revoke rights of {whose:?}");
+                    return Err(Failed::Refused(ShelfError { refusal: Refusal::Denied, message }));
+                }
+                self.say(&Reply::Revoked { count: shelf.revoke(&whose, right.as_deref())? })
             }
             Request::Get { id } => {
                 let opened = shelf.get(tenant, &id)?;

@@ -6,10 +6,13 @@
 //! **Tenants.** A snapshot, of whatever level, belongs to the tenant that put it, and only that tenant (and the node, the tenant without a name) sees it: a
 //! snapshot holds the memory of the guest that it was taken of. So no lineage is shared.
 //!
-//! `take` puts new snapshots in, `room` makes room for them, `fate` strikes out those whose clones die.
+//! `take` puts new snapshots in, `room` makes room for them, `shares` bounds what one tenant and one guest have, `fate` strikes out those whose clones die, `rights` ends what was
+//! revoked.
 
 mod fate;
+mod rights;
 mod room;
+mod shares;
 mod take;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,9 +27,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::note::Note;
 use super::protocol::{Change, Entry, Fit, Refusal};
 use crate::snapshot::{Manifest, Snapshot, SnapshotError, SnapshotId, Store, WorkPage};
+pub use shares::Share;
+pub use take::Origin;
 
 /// Files of a snapshot, in the order in which they are put.
 const FILES: [&str; 3] = ["pages", "tables", "manifest"];
+
+/// How often a snapshot's working set may be told. Clones teach it, and one may be hostile: it makes its siblings slower by what fits into the list, and no more.
+const TELLINGS_MAX: u32 = 64;
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +74,12 @@ pub struct ShelfOptions {
     pub budget_bytes: u64,
     /// What stays free of the file system below, which image layers share.
     pub reserve_bytes: u64,
+    /// What each tenant may have.
+    pub tenant: Share,
+    /// What each guest may have.
+    pub guest: Share,
+    /// Captures that a guest may try in a minute: its shim keeps it.
+    pub captures_per_minute: u32,
 }
 
 /// A file's identity: another one means that somebody wrote to it.
@@ -77,6 +91,8 @@ struct Item {
     manifest: Manifest,
     bytes: u64,
     note: Note,
+    /// How often its working set was told, since the daemon started.
+    tellings: u32,
     verified: Option<Stamp>,
 }
 
@@ -91,6 +107,7 @@ struct State {
     struck_out: u64,
     /// Captures that were given up, by reason.
     given_up: BTreeMap<String, u64>,
+    revocations: rights::Revocations,
 }
 
 /// An open snapshot of the shelf.
@@ -191,7 +208,7 @@ impl Shelf {
         let manifest = snapshot.manifest().clone();
         let bytes = manifest.pages.len_bytes + manifest.tables.len_bytes + 4096;
         let note = Note::read(&self.notes, &snapshot.id().to_string());
-        Item { manifest, bytes, note, verified: None }
+        Item { manifest, bytes, note, tellings: 0, verified: None }
     }
 
     /// Finds a snapshot that `tenant` sees.
@@ -200,6 +217,18 @@ impl Shelf {
         let missing = || ShelfError::new(Refusal::NotFound, format!("there is no snapshot {id}"));
         let id = id.parse().map_err(|()| missing())?;
         state.items.get(&id).filter(|item| item.visible_to(tenant)).map(|_| id).ok_or_else(missing)
+    }
+
+    /// As [`Self::find_id`], for one that is to be used.
+    fn find_usable(&self, state: &mut State, tenant: &str, id: &str) -> Result<SnapshotId, ShelfError> {
+        let id = self.find_id(state, tenant, id)?;
+        match state.items.get(&id).map(|item| item.note.unusable.as_str()) {
+            None | Some("") => Ok(id),
+            Some(reason) => {
+                let message = format!("snapshot {id} must not be used any more: {reason}");
+                Err(ShelfError::new(Refusal::NotFound, message))
+            }
+        }
     }
 
     /// The deepest snapshot of the first key that there is one of; of several of one depth the youngest.
@@ -263,12 +292,7 @@ impl Shelf {
     pub fn get(&self, tenant: &str, id: &str) -> Result<Opened, ShelfError> {
         let id = {
             let mut state = self.lock();
-            let id = self.find_id(&mut state, tenant, id)?;
-            let unusable = state.items.get(&id).map(|item| item.note.unusable.clone()).unwrap_or_default();
-            if !unusable.is_empty() {
-                let message = format!("snapshot {id} must not be used any more: {unusable}");
-                return Err(ShelfError::new(Refusal::NotFound, message));
-            }
+            let id = self.find_usable(&mut state, tenant, id)?;
             // Kept while it is read without the lock.
             *state.leases.entry(id).or_default() += 1;
             id
@@ -316,7 +340,7 @@ impl Shelf {
     /// [`Refusal::NotFound`].
     pub fn lease(&self, tenant: &str, id: &str) -> Result<SnapshotId, ShelfError> {
         let mut state = self.lock();
-        let id = self.find_id(&mut state, tenant, id)?;
+        let id = self.find_usable(&mut state, tenant, id)?;
         *state.leases.entry(id).or_default() += 1;
         Ok(id)
     }
@@ -365,12 +389,24 @@ impl Shelf {
         Ok(())
     }
 
-    /// Keeps a new working set.
+    /// Keeps a new working set, of a snapshot that the tenant sees and may use; it is told only so often.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::Invalid`].
+    /// [`Refusal::NotFound`], [`Refusal::Invalid`], [`Refusal::Quota`].
     pub fn working_set(&self, tenant: &str, id: &str, source: &File) -> Result<(), ShelfError> {
-        let id = self.find_id(&mut self.lock(), tenant, id)?;
+        let id = {
+            let mut state = self.lock();
+            let id = self.find_usable(&mut state, tenant, id)?;
+            if let Some(item) = state.items.get_mut(&id) {
+                if item.tellings >= TELLINGS_MAX {
+                    let message =
+                        format!("the working set of {id} was told {TELLINGS_MAX} times: it is known");
+                    return Err(ShelfError::new(Refusal::Quota, message));
+                }
+                item.tellings += 1;
+            }
+            id
+        };
         let most = (crate::snapshot::reader::WORKSET_MAX * 12) as u64;
         let mut bytes = Vec::new();
         let read = source.take(most + 1).read_to_end(&mut bytes);
@@ -476,6 +512,7 @@ impl State {
             unusable: item.note.unusable.clone(),
             leases: self.leases.get(&id).copied().unwrap_or(0),
             children: self.children(id).len() as u64,
+            rights: item.note.rights.clone(),
         })
     }
 }

@@ -20,7 +20,7 @@ const WORKSET: &str = "workset";
 /// First bytes of a working set.
 const WORKSET_MAGIC: [u8; 8] = *b"SEUSSWS1";
 /// Most pages of a working set.
-pub const WORKSET_MAX: usize = 1 << 16;
+pub const WORKSET_MAX: usize = 11 << 10;
 /// Length of the longest file of one: magic, digest, three words a page.
 pub const WORKSET_BYTES_MAX: u64 = 8 + 32 + 12 * WORKSET_MAX as u64;
 

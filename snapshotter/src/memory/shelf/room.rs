@@ -4,7 +4,7 @@
 //! no leaves.
 
 use super::super::protocol::{Change, Figures, Refusal};
-use super::{Shelf, ShelfError, State};
+use super::{Item, Shelf, ShelfError, State};
 use crate::snapshot::SnapshotId;
 
 impl Shelf {
@@ -67,6 +67,25 @@ impl Shelf {
             self.drop_item(&mut state, victim, Change::Evicted)?;
             state.evicted += 1;
         }
+    }
+
+    /// Image layers are about to come: evicts what nobody uses until `bytes` are free beside the reserve, as far as there is something.
+    ///
+    /// # Errors
+    /// The directory cannot be changed.
+    pub fn give_way(&self, bytes: u64) -> Result<(), ShelfError> {
+        if self.space(bytes)?.short_bytes == 0 {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        self.refresh(&mut state)?;
+        while self.space(bytes)?.short_bytes > 0
+            && let Some(victim) = state.victim(None)
+        {
+            self.drop_item(&mut state, victim, Change::Evicted)?;
+            state.evicted += 1;
+        }
+        Ok(())
     }
 
     /// The file system below the shelf, if `bytes` are about to be written.
@@ -151,8 +170,18 @@ impl State {
     }
 
     fn victim(&self, keep: Option<SnapshotId>) -> Option<SnapshotId> {
+        self.victim_among(keep, |_| true)
+    }
+
+    /// The least recently used leaf of those that `counts`, which nobody leases and nobody pinned.
+    pub(super) fn victim_among(
+        &self,
+        keep: Option<SnapshotId>,
+        counts: impl Fn(&Item) -> bool,
+    ) -> Option<SnapshotId> {
         let free = self.items.iter().filter(|(id, item)| {
             !item.note.pinned
+                && counts(item)
                 && Some(**id) != keep
                 && !self.leases.contains_key(id)
                 && self.children(**id).is_empty()

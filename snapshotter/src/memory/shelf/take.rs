@@ -5,11 +5,12 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::super::note::Note;
-use super::super::protocol::{Change, Entry, Refusal};
-use super::{FILES, Shelf, ShelfError, now_ns, stamp};
-use crate::snapshot::{Manifest, Snapshot, manifest};
+use super::super::protocol::{Change, Entry, Provenance, Refusal};
+use super::{FILES, Shelf, ShelfError, State, now_ns, rights, stamp};
+use crate::snapshot::{Manifest, Snapshot, SnapshotId, manifest};
 
 impl Shelf {
     /// Takes a new snapshot in: `sources` are `pages`, `tables` and `manifest`, each read to its end. Evicts what must go for it. One that is there
@@ -17,14 +18,17 @@ impl Shelf {
     ///
     /// # Errors
     /// [`Refusal::Damaged`]: the manifest is none, or the data is not what it says; [`Refusal::NotFound`]: the tenant does not see its parent;
-    /// [`Refusal::Full`]. Nothing is left behind.
+    /// [`Refusal::Full`]; [`Refusal::Quota`]; [`Refusal::Revoked`]: what it was made with, or its parent. Nothing is left behind.
     pub fn put(
         &self,
         tenant: &str,
         mut sources: [File; 3],
         labels: BTreeMap<String, String>,
         pinned: bool,
+        origin: Origin,
     ) -> Result<Entry, ShelfError> {
+        let Origin { provenance: Provenance { guest, rights }, since } = origin;
+        rights::check(&rights)?;
         let draft = {
             let mut state = self.lock();
             state.drafts += 1;
@@ -34,6 +38,12 @@ impl Shelf {
         let announced = peek(&sources[2]);
         let parent = announced.as_ref().and_then(|manifest| manifest.parent);
         let bytes = announced.map_or(0, |it| it.pages.len_bytes.saturating_add(it.tables.len_bytes));
+        {
+            let mut state = self.lock();
+            self.refresh(&mut state)?;
+            Self::check_rights(&state, tenant, parent, &rights, since)?;
+            self.check_shares(&state, (tenant, &guest), bytes, parent)?;
+        }
         // More than the budget is refused below, and nothing has to go for it.
         if bytes <= self.options.budget_bytes {
             self.make_space(bytes, parent)?;
@@ -48,17 +58,21 @@ impl Shelf {
         snapshot.verify()?;
         let id = snapshot.id();
         let mut item = self.item(&snapshot);
-        item.note = Note { tenant: tenant.to_owned(), labels, pinned, used_ns: now_ns(), ..Note::default() };
+        let tenant_name = tenant.to_owned();
+        item.note =
+            Note { tenant: tenant_name, labels, pinned, used_ns: now_ns(), guest, rights, ..Note::default() };
         item.note.labels.retain(|_, value| !value.is_empty());
         let mut state = self.lock();
         self.refresh(&mut state)?;
         if state.items.get(&id).is_some_and(|there| there.visible_to(tenant)) {
             return state.entry(id).ok_or_else(|| ShelfError::new(Refusal::NotFound, "it is gone"));
         }
-        if let Some(parent) = item.manifest.parent {
+        let keep = item.manifest.parent;
+        if let Some(parent) = keep {
             self.find_id(&mut state, tenant, &parent.to_string())?;
         }
-        let keep = item.manifest.parent;
+        Self::check_rights(&state, tenant, keep, &item.note.rights, since)?;
+        self.make_share(&mut state, (tenant, &item.note.guest), item.bytes, keep)?;
         self.make_room(&mut state, item.bytes, keep)?;
         let failed = |error: std::io::Error| {
             ShelfError::new(Refusal::Internal, format!("cannot keep snapshot {id}: {error}"))
@@ -70,6 +84,35 @@ impl Shelf {
         state.items.insert(id, item);
         state.tell(Change::Added, id);
         state.entry(id).ok_or_else(|| ShelfError::new(Refusal::NotFound, "it is gone"))
+    }
+}
+
+/// Where a new snapshot comes from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// What its putter says.
+    pub provenance: Provenance,
+    /// When its putter's connection began: it may know nothing of what was revoked later.
+    pub since: Instant,
+}
+
+impl Shelf {
+    /// Refuses what builds on something that was revoked, or was made with it.
+    fn check_rights(
+        state: &State,
+        tenant: &str,
+        parent: Option<SnapshotId>,
+        rights: &[String],
+        since: Instant,
+    ) -> Result<(), ShelfError> {
+        let parent = parent.and_then(|parent| state.items.get(&parent));
+        let of_parent = parent.map(|parent| parent.note.unusable.clone()).filter(|reason| !reason.is_empty());
+        match of_parent.or_else(|| state.revocations.forbid(tenant, rights, since)) {
+            None => Ok(()),
+            Some(reason) => {
+                Err(ShelfError::new(Refusal::Revoked, format!("the snapshot is not kept: {reason}")))
+            }
+        }
     }
 }
 
