@@ -204,6 +204,25 @@ impl Cgroup {
         }
     }
 
+    /// Moves the threads that are still here into `to`, a group of the same process: what a guest leaves to be done (its connections' last bytes, a request under way) goes on there.
+    pub fn evacuate(&self, to: &Self) {
+        let file = if self.version == Version::V2 { "cgroup.threads" } else { "tasks" };
+        for (dir, target) in self.dirs.iter().flat_map(|dir| {
+            let same = to
+                .dirs
+                .iter()
+                .filter(|other| self.version == Version::V2 || hierarchy(dir) == hierarchy(other));
+            same.map(move |target| (dir, target))
+        }) {
+            for tid in fs::read_to_string(dir.join(file)).unwrap_or_default().lines() {
+                if let Err(error) = fs::write(target.join(file), tid) {
+                    // Most often: it has just ended.
+                    tracing::debug!(%error, tid, dir = %dir.display(), "a thread stays in its control group");
+                }
+            }
+        }
+    }
+
     fn write_all(&self, file: impl Fn(&Path) -> Option<&'static str>, id: u32) -> Result<(), CgroupError> {
         for dir in &self.dirs {
             let Some(name) = file(dir) else { continue };
@@ -276,6 +295,56 @@ impl Cgroup {
     }
 }
 
+/// What a capture leaves to the shim itself.
+const SLACK_BYTES: u64 = 8 << 20;
+
+/// Bytes that this process may still take before a memory limit of its control group, or of one above it, is met (memory that the kernel can take back counts as free); `None`: no limit is set.
+#[must_use]
+pub fn headroom_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let version = Version::detect();
+    let line = text.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let is_memory = match version {
+            Version::V2 => controllers.is_empty(),
+            Version::V1 => controllers.split(',').any(|name| name == "memory"),
+        };
+        is_memory.then_some(path)
+    })?;
+    let mount = Path::new(MOUNT);
+    let root = if version == Version::V2 { mount.to_owned() } else { mount.join("memory") };
+    headroom_below(&root, version, Path::new(line.trim_start_matches('/')))
+}
+
+fn headroom_below(root: &Path, version: Version, relative: &Path) -> Option<u64> {
+    let [limit, usage] = match version {
+        Version::V2 => ["memory.max", "memory.current"],
+        Version::V1 => ["memory.limit_in_bytes", "memory.usage_in_bytes"],
+    };
+    let number = |dir: &Path, name: &str| {
+        fs::read_to_string(dir.join(name)).ok().and_then(|text| text.trim().parse::<u64>().ok())
+    };
+    let reclaimable = |dir: &Path| {
+        let text = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+        let names = if version == Version::V2 {
+            ["inactive_file", "active_file"]
+        } else {
+            ["total_inactive_file", "total_active_file"]
+        };
+        let of = |name: &str| {
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<u64>().ok())
+        };
+        names.into_iter().filter_map(of).sum::<u64>()
+    };
+    let of_group = |dir: &Path| {
+        // "max", and v1's largest number, are no limits.
+        let limit = number(dir, limit).filter(|limit| *limit < 1 << 60)?;
+        let used = number(dir, usage)?.saturating_sub(reclaimable(dir));
+        Some(limit.saturating_sub(used).saturating_sub(SLACK_BYTES))
+    };
+    relative.ancestors().filter_map(|part| of_group(&root.join(part))).min()
+}
+
 /// The groups that a process is in, so that it can go back there.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
@@ -313,6 +382,11 @@ impl Origin {
             }
         }
     }
+}
+
+/// The hierarchy of cgroup v1 that a group's directory is in.
+fn hierarchy(dir: &Path) -> Option<&'static str> {
+    V1_CONTROLLERS.into_iter().find(|name| is_in(dir, name))
 }
 
 fn is_in(dir: &Path, controller: &str) -> bool {

@@ -36,7 +36,7 @@ use crate::oci::{Cpu, ReadSpecError, Spec};
 use crate::record::{ProcessId, Record};
 use crate::snapshots::key::Subject;
 use crate::snapshots::policy::{Mode, Policy};
-use crate::snapshots::{Place, Snapshots};
+use crate::snapshots::{Place, Snapshots, rights};
 use crate::spec::{self, GuestPlan, Network, Role};
 use prepare::Prepared;
 use process::Process;
@@ -94,7 +94,7 @@ pub struct Container {
     bundle: Dir,
     role: Role,
     network: Network,
-    /// Memory of its guest, 0 for a sandbox.
+    /// Its limit of memory, 0 for a sandbox.
     memory_bytes: u64,
     /// `HOME` of the first process' user, who is most often an exec's, too.
     home: Option<(u32, Vec<u8>)>,
@@ -148,12 +148,12 @@ impl Container {
                 Some(plan_guest(shared, &request, &bundle, &spec, &role)?)
             }
         };
-        let memory_bytes = plan.as_ref().map_or(0, |(plan, _)| plan.memory_bytes);
+        let memory_bytes = plan.as_ref().map_or(0, |(plan, _)| plan.memory_bytes - spec::LIBRARY_OS_BYTES);
         let text = TextBudget::default();
         // The threads that this starts work for the guest.
         let metered = text.enter();
         let snapshots = match &plan {
-            Some((plan, prepared)) => plan_snapshots(shared, &spec, plan, prepared, &network)?,
+            Some((plan, prepared)) => plan_snapshots(shared, &request.id, &spec, plan, prepared, &network)?,
             None => None,
         };
         drop(metered);
@@ -249,6 +249,9 @@ impl Container {
     fn release_host_side(&self) {
         let group = self.lock().group.take();
         if let Some(group) = group {
+            if let Some(process) = &self.shared.pod().process_group {
+                group.evacuate(process);
+            }
             group.delete();
         }
         if let Err(error) = crate::mount::unmount_recursive(&self.bundle, prepare::ROOT_DIR) {
@@ -278,6 +281,7 @@ fn plan_guest(
 /// What the container has to do with snapshots; nothing where there is no store for them.
 fn plan_snapshots(
     shared: &Shared,
+    id: &str,
     spec: &Spec,
     plan: &GuestPlan,
     prepared: &Prepared,
@@ -301,7 +305,8 @@ fn plan_snapshots(
         memory_bytes: plan.memory_bytes,
         identity_env: &identity_env,
     };
-    let place = Place { socket, tenant: &tenant };
+    let rights = rights::of(&spec.mounts, &plan.process.files);
+    let place = Place { socket, tenant: &tenant, guest: id, rights: &rights };
     let planned =
         Snapshots::plan(place, policy, &subject, network, plan.privileges, || prepared.images_again().ok());
     Ok(planned.inspect_err(|error| tracing::warn!(%error, "the container runs without snapshots")).ok())

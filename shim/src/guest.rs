@@ -10,9 +10,9 @@ use seuss_snapshotter::snapshot::{Level, SnapshotId};
 pub use seuss_vmm::confine;
 pub use seuss_vmm::text::TextBudget;
 pub use seuss_vmm::{
-    Caution, CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats, ImageBlob, KernelImage,
-    Keys, Lineage, NetPrivileges, Obstacle, Origin, OriginError, RequestError, ShellPool, SnapshotSink,
-    StartError, StartTimings, Stdio, WaitStatus, argument_key, host_cpu,
+    Allowance, CaptureLimits, Caution, CloneConfig, Guest, GuestConfig, GuestError, GuestEvent, GuestStats,
+    ImageBlob, KernelImage, Keys, Lineage, NetPrivileges, Obstacle, Origin, OriginError, RequestError,
+    ShellPool, SnapshotSink, StartError, StartTimings, Stdio, StoreRoom, WaitStatus, argument_key, host_cpu,
 };
 
 /// Receives a guest's events, on the guest's own thread.

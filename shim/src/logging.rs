@@ -98,7 +98,9 @@ impl<'a> MakeWriter<'a> for Metered {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
     use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 

@@ -9,6 +9,7 @@ mod account;
 pub mod key;
 pub mod policy;
 mod readiness;
+pub mod rights;
 pub mod session;
 
 use std::path::Path;
@@ -20,9 +21,10 @@ use seuss_abi::spec::{InjectedFile, ProcessSpec};
 use seuss_snapshotter::memory::protocol::Fit;
 use seuss_snapshotter::snapshot::{Level, SnapshotId, Store};
 
+use crate::cgroup;
 use crate::guest::{
-    GuestControl, ImageBlob, KernelImage, Keys, Lineage, NetPrivileges, Origin, ShellPool, SnapshotSink,
-    argument_key, host_cpu,
+    Allowance, CaptureLimits, GuestControl, ImageBlob, KernelImage, Keys, Lineage, NetPrivileges, Origin,
+    ShellPool, SnapshotSink, argument_key, host_cpu,
 };
 use crate::netns;
 use crate::spec::Network;
@@ -30,7 +32,8 @@ use key::Subject;
 use policy::Policy;
 pub use readiness::News;
 use readiness::Watch;
-use session::{Session, SessionError, Visit};
+use rights::Right;
+use session::{Session, SessionError, Takes, Visit};
 
 /// Where a container's snapshots are, and for whom.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,10 @@ pub struct Place<'a> {
     pub socket: &'a Path,
     /// The Kubernetes namespace, or what stands for one.
     pub tenant: &'a str,
+    /// The container's name there.
+    pub guest: &'a str,
+    /// What it has read.
+    pub rights: &'a [Right],
 }
 
 /// What a container starts from.
@@ -117,8 +124,19 @@ impl Snapshots {
             }
         }
         let local = Arc::new(Store::in_memory()?);
-        let session =
-            visit.stay(Arc::clone(&local), origin.as_ref().map(|origin| Arc::clone(origin.lineage())))?;
+        let quota = visit.quota(place.guest)?;
+        // What is on its way is at most what a guest of this size can be.
+        let limits =
+            CaptureLimits { per_minute: quota.captures_per_minute, pending_bytes: subject.memory_bytes };
+        let allowance = Arc::new(Allowance::new(limits, Some(Box::new(cgroup::headroom_bytes))));
+        allowance.set_room(session::room(&quota));
+        let takes = Takes {
+            local: Arc::clone(&local),
+            allowance: Arc::clone(&allowance),
+            guest: place.guest,
+            rights: place.rights,
+        };
+        let session = visit.stay(origin.as_ref().map(|origin| Arc::clone(origin.lineage())), takes)?;
         let sink = SnapshotSink {
             store: local,
             images: subject.images.to_vec(),
@@ -127,6 +145,7 @@ impl Snapshots {
             name: String::new(),
             command: subject.process.command_line(),
             terminal: subject.process.terminal,
+            allowance,
         };
         let restored_from =
             origin.as_ref().map(|origin| Restored { id: origin.id(), level: origin.manifest().level });
@@ -196,6 +215,18 @@ impl Snapshots {
         if let Some(watch) = &self.watch {
             watch.tell(news);
         }
+    }
+
+    /// The guest has ended.
+    pub fn ended(&self) {
+        if let Some(watch) = &self.watch {
+            watch.end();
+        }
+    }
+
+    /// A snapshot was refused.
+    pub fn refused(&self) {
+        self.session.ask_quota();
     }
 
     /// A snapshot of `guest` was taken.

@@ -20,6 +20,8 @@ use mounts::MountError;
 
 /// Memory of a guest whose container has no limit.
 pub const DEFAULT_MEMORY_BYTES: u64 = 512 << 20;
+/// What a guest has beside its limit, for its library OS: page tables, kernel image, heap. On Linux the kernel's memory is not the program's, either; the RuntimeClass' overhead pays for it.
+pub const LIBRARY_OS_BYTES: u64 = 4 << 20;
 
 /// Annotation: "sandbox" or "container".
 pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
@@ -181,7 +183,7 @@ pub fn translate(spec: &Spec, hostname: &str) -> Result<GuestPlan, SpecError> {
     }
     Ok(GuestPlan {
         process: translated,
-        memory_bytes: memory_bytes(spec)?,
+        memory_bytes: memory_bytes(spec)? + LIBRARY_OS_BYTES,
         network: network(spec),
         privileges: net_privileges(spec, process),
         cgroups_path: spec.linux.cgroups_path.clone(),

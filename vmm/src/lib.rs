@@ -46,6 +46,7 @@ pub use net::NetPrivileges;
 pub use pool::ShellPool;
 pub use report::{CallRecord, Registers, Report};
 pub use run::GuestEvent;
+pub use snapshot::allowance::{Allowance, CaptureLimits, Headroom, Limit, Overdrawn, StoreRoom};
 pub use snapshot::{Keys, Lineage, Origin, OriginError, SnapshotSink, argument_key, host_cpu};
 pub use stats::{ExitCounts, FaultCounts, GuestStats, StartTimings};
 pub use status::WaitStatus;

@@ -64,6 +64,7 @@ fn origin(dir: &Path, code: Vec<u8>) -> Arc<Origin> {
         name: "test".into(),
         command: "test".into(),
         terminal: false,
+        allowance: Arc::default(),
     };
     let started = start(seuss_vmm::GuestConfig { snapshots: Some(sink), ..config() }, code).expect("starts");
     let id = loop {

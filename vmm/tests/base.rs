@@ -55,6 +55,7 @@ fn outcome(code: Vec<u8>, base: bool) -> (Vec<(Level, String, usize)>, Option<u8
         name: "test".into(),
         command: "test".into(),
         terminal: false,
+        allowance: Arc::default(),
     };
     let config = GuestConfig { snapshots: Some(sink), images: blobs, ..config() };
     let started = start(config, code).expect("starts");

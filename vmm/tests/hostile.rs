@@ -12,7 +12,8 @@ use proptest::test_runner::{Config, TestRunner};
 use seuss_snapshotter::snapshot::Store;
 use seuss_vmm::text::{MINUTE_BYTES, write_line};
 use seuss_vmm::{
-    ExitReason, GuestConfig, GuestError, GuestEvent, ImageBlob, Keys, SnapshotSink, Stdio, WaitStatus,
+    Allowance, CaptureLimits, ExitReason, GuestConfig, GuestError, GuestEvent, ImageBlob, Keys, SnapshotSink,
+    Stdio, StoreRoom, WaitStatus,
 };
 
 /// What a protocol error says.
@@ -399,8 +400,11 @@ fn a_flood_of_log_lines_costs_the_node_little_and_the_failure_is_still_told() {
     let log = logged(&name);
     let bytes: usize = log.iter().map(String::len).sum();
     assert!(bytes as u64 <= MINUTE_BYTES, "{bytes} bytes");
-    for word in ["left out of the log", "lines=199", "guest failed", "last host calls", "last log lines"] {
-        assert!(log.iter().any(|message| message.contains(word)), "{word} in {log:?}");
+    let counted = |message: &String| message.split("lines=").nth(1)?.split(' ').next()?.parse::<u32>().ok();
+    let left_out: u32 = log.iter().filter_map(counted).sum();
+    assert!((1_900..2_000).contains(&left_out), "{left_out} of 2000 are said to be left out");
+    for word in ["left out of the log", "guest failed", "last host calls", "last log lines"] {
+        assert!(log.iter().any(|message| message.contains(word)), "no {word}");
     }
 }
 
@@ -411,7 +415,7 @@ fn refused_captures_cost_the_node_little() {
     }
     keep_log();
     let dir = tempfile::tempdir().expect("a directory");
-    let sink = sink(Arc::new(Store::open(dir.path()).expect("a store")));
+    let sink = sink(Arc::new(Store::open(dir.path()).expect("a store")), 5);
     // Nothing can be written there any more.
     std::fs::remove_dir_all(dir.path().join("snapshots")).expect("removed");
     let config = GuestConfig { snapshots: Some(sink), ..config() };
@@ -428,11 +432,88 @@ fn refused_captures_cost_the_node_little() {
     assert_eq!(result, Ok(WaitStatus::exited(0)));
     let bytes: usize = logged(&name).iter().map(String::len).sum();
     assert!(bytes > 0 && bytes as u64 <= MINUTE_BYTES, "{bytes} bytes");
-    assert!(told > 0);
+    assert_eq!(told, 5 + 1, "five attempts, and once that there were too many");
+}
+
+// The first 256 frames are copied, 16 of which hold something else each time; asks 100 times. The exit status is the last errno.
+guest!(hoards: concat!(
+    "movabs rax, 0xaaaaaaaaaaaaaaaa\n lea rdi, [r15 + 0x100000]\n mov ecx, 8\n cld\n rep stosq\n",
+    "mov rbx, 100\n",
+    "2: lea rdi, [r14 + 0x80000]\n mov rax, rbx\n mov ecx, 8192\n rep stosq\n",
+    call!("32", "1", "0x100000000", "0"),
+    "mov r12, rax\n dec rbx\n jnz 2b\n",
+    "neg r12\n shl r12, 8\n mov [r15 + 0x2008], r12\n mov dword ptr [r15 + 0x2000], 1\n int3\n",
+));
+
+/// What a guest that hoards gets: how many snapshots, their bytes, refusals in words, and its exit status, the last errno.
+fn hoard(
+    limits: CaptureLimits,
+    room: StoreRoom,
+    headroom: Option<u64>,
+) -> (u64, u64, Vec<String>, Option<u8>) {
+    let store = Arc::new(Store::in_memory().expect("a store"));
+    let allowance = Arc::new(Allowance::new(limits, Some(Box::new(move || headroom))));
+    allowance.set_room(room);
+    let sink = SnapshotSink { allowance, ..sink(Arc::clone(&store), 0) };
+    let started = start(GuestConfig { snapshots: Some(sink), ..config() }, hoards()).expect("starts");
+    let mut refusals = Vec::new();
+    let mut taken = (0, 0);
+    loop {
+        match started.event() {
+            GuestEvent::Ended(result) => {
+                let status = result.expect("a good end").code();
+                return (taken.0, taken.1, refusals, status);
+            }
+            GuestEvent::Captured(Err(reason)) => refusals.push(reason),
+            GuestEvent::Captured(Ok(id)) => {
+                let manifest = store.snapshot(id).expect("a snapshot").manifest().clone();
+                taken = (taken.0 + 1, taken.1 + manifest.pages.len_bytes + manifest.tables.len_bytes);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_guest_hoards_no_snapshots() {
+    if !kvm() {
+        return;
+    }
+    const EDQUOT: Option<u8> = Some(libc::EDQUOT as u8);
+    let none = CaptureLimits::default();
+    let (number, bytes, refusals, status) = hoard(none, StoreRoom::default(), None);
+    assert_eq!((number, refusals.len(), status), (100, 0, Some(0)), "{refusals:?}");
+    assert!(bytes > 100 * 16 * 4096);
+
+    let limits = CaptureLimits { per_minute: 7, ..none };
+    let (number, _, refusals, status) = hoard(limits, StoreRoom::default(), None);
+    assert_eq!((number, refusals.len(), status), (7, 1, EDQUOT), "{refusals:?}");
+    assert!(refusals[0].contains("7 times a minute"), "{refusals:?}");
+
+    // Nobody brings them to the store here.
+    let limits = CaptureLimits { pending_bytes: 2 << 20, per_minute: 1000 };
+    let (number, bytes, refusals, status) = hoard(limits, StoreRoom::default(), None);
+    assert!(
+        number > 1 && bytes <= 2 << 20 && refusals.len() == 1 && status == EDQUOT,
+        "{number} {bytes} {refusals:?}"
+    );
+    assert!(refusals[0].contains("on its way to the store"), "{refusals:?}");
+
+    let (number, _, refusals, status) = hoard(limits, StoreRoom { snapshots: 3, bytes: u64::MAX }, None);
+    assert_eq!((number, refusals.len(), status), (3, 1, EDQUOT), "{refusals:?}");
+
+    // Before anything is copied: the first one does not fit.
+    let (number, _, refusals, status) = hoard(limits, StoreRoom { snapshots: 3, bytes: 4096 }, None);
+    assert_eq!((number, status), (0, EDQUOT));
+    assert!(refusals[0].contains("4096 are left of the quota"), "{refusals:?}");
+    let (number, _, refusals, status) = hoard(limits, StoreRoom::default(), Some(8192));
+    assert_eq!((number, status), (0, EDQUOT));
+    assert!(refusals[0].contains("8192 are left of the memory of the pod's control group"), "{refusals:?}");
 }
 
 /// Where snapshots of a guest without images go.
-fn sink(store: Arc<Store>) -> SnapshotSink {
+fn sink(store: Arc<Store>, per_minute: u32) -> SnapshotSink {
+    let limits = CaptureLimits { per_minute, ..CaptureLimits::default() };
     SnapshotSink {
         store,
         images: Vec::new(),
@@ -441,5 +522,6 @@ fn sink(store: Arc<Store>) -> SnapshotSink {
         name: "test".into(),
         command: "test".into(),
         terminal: false,
+        allowance: Arc::new(Allowance::new(limits, None)),
     }
 }

@@ -131,3 +131,59 @@ fn a_real_thread_in_a_real_group() {
     assert!(own.lines().any(|line| line.contains("memory:") && !line.ends_with(&name)), "{own}");
     assert!(usage.is_some());
 }
+
+#[test]
+fn the_tightest_group_above_counts() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("pods/a/b");
+    fs::create_dir_all(&dir).unwrap();
+    let group = |path: &str, limit: &str, usage: u64| {
+        let dir = root.path().join(path);
+        fs::write(dir.join("memory.max"), format!("{limit}\n")).unwrap();
+        fs::write(dir.join("memory.current"), format!("{usage}\n")).unwrap();
+    };
+    let headroom = || headroom_below(root.path(), Version::V2, Path::new("pods/a/b"));
+    assert_eq!(headroom(), None, "no figures");
+    group("pods/a/b", "max", 50 << 20);
+    group("pods", "max", 60 << 20);
+    assert_eq!(headroom(), None, "no limit");
+    group("pods/a", "104857600", 50 << 20);
+    assert_eq!(headroom(), Some((50 << 20) - SLACK_BYTES));
+    group("pods", "83886080", 60 << 20);
+    assert_eq!(headroom(), Some((20 << 20) - SLACK_BYTES));
+    // What the kernel can take back is no use.
+    fs::write(root.path().join("pods/memory.stat"), "anon 5\ninactive_file 1048576\nactive_file 1048576\n")
+        .unwrap();
+    assert_eq!(headroom(), Some((22 << 20) - SLACK_BYTES));
+    group("pods/a/b", "52428800", 60 << 20);
+    assert_eq!(headroom(), Some(0));
+    let v1 = root.path().join("v1/a");
+    fs::create_dir_all(&v1).unwrap();
+    fs::write(v1.join("memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
+    fs::write(v1.join("memory.usage_in_bytes"), "4096\n").unwrap();
+    let headroom = || headroom_below(&root.path().join("v1"), Version::V1, Path::new("a"));
+    assert_eq!(headroom(), None);
+    fs::write(v1.join("memory.limit_in_bytes"), "16777216\n").unwrap();
+    assert_eq!(headroom(), Some((16 << 20) - 4096 - SLACK_BYTES));
+}
+
+#[test]
+fn threads_that_are_left_move_to_the_process_group() {
+    let root = tempfile::tempdir().unwrap();
+    let group = |path: &str| {
+        let dirs: Vec<_> = ["cpu", "memory"].map(|name| root.path().join(name).join(path)).into();
+        dirs.iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+        Cgroup { version: Version::V1, made: Vec::new(), dirs }
+    };
+    let (container, process) = (group("a"), group("pod"));
+    fs::write(container.dirs[0].join("tasks"), "17\n").unwrap();
+    container.evacuate(&process);
+    assert_eq!(fs::read_to_string(process.dirs[0].join("tasks")).unwrap(), "17");
+    assert!(!process.dirs[1].join("tasks").exists(), "each hierarchy by itself");
+    let v2 =
+        |path: &str| Cgroup { version: Version::V2, made: Vec::new(), dirs: vec![root.path().join(path)] };
+    let (container, process) = (v2("cpu/a"), v2("memory/pod"));
+    fs::write(container.dirs[0].join("cgroup.threads"), "5\n").unwrap();
+    container.evacuate(&process);
+    assert_eq!(fs::read_to_string(process.dirs[0].join("cgroup.threads")).unwrap(), "5");
+}

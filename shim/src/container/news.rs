@@ -69,6 +69,9 @@ impl Container {
             }
             GuestEvent::Captured(Err(reason)) => {
                 tracing::warn!(id = self.id, reason, "no snapshot");
+                if let Some(snapshots) = &state.snapshots {
+                    snapshots.refused();
+                }
                 hear(state, News::Failed(reason));
             }
             GuestEvent::Ended(result) => self.ended(state, result),
@@ -122,6 +125,9 @@ impl Container {
 
     /// The guest has ended: so have all processes, execs first.
     fn ended(&self, state: &mut State, result: Result<WaitStatus, GuestError>) {
+        if let Some(snapshots) = &state.snapshots {
+            snapshots.ended();
+        }
         let running: Vec<u32> = state
             .execs
             .values()

@@ -118,6 +118,8 @@ impl Container {
     fn launch(self: &Arc<Self>, config: GuestConfig, cpus: &str) -> Result<(), TaskError> {
         let guest = netns::run_in(&self.network, || self.start_guest(config))??;
         self.place_thread(guest.tid(), cpus);
+        // The threads that this starts work for the guest.
+        let metered = self.text.enter();
         let mut state = self.lock();
         state.init.pid = guest.tid();
         state.guest = Some(Arc::clone(&guest));
@@ -127,7 +129,6 @@ impl Container {
         if let Err(error) = self.write_record(&state) {
             tracing::warn!(%error, "the record of the container has an old pid");
         }
-        let metered = self.text.enter();
         for event in std::mem::take(&mut state.early_news) {
             self.take(&mut state, event);
         }

@@ -67,6 +67,9 @@ pub enum RunError {
     /// The store of snapshots.
     #[error(transparent)]
     Store(#[from] SnapshotError),
+    /// A node's store.
+    #[error(transparent)]
+    Node(#[from] seuss_snapshotter::memory::ClientError),
     /// Snapshots cannot be exported or imported.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -210,6 +213,7 @@ fn sink(
         name: args.snapshot_name.clone(),
         command,
         terminal,
+        allowance: Arc::default(),
     })
 }
 
@@ -263,6 +267,7 @@ fn clone_config(args: &RunArgs, name: &str, timings: &mut Timings) -> Result<Clo
         name: args.snapshot_name.clone(),
         command: manifest.command.clone(),
         terminal: manifest.terminal,
+        allowance: Arc::default(),
     };
     Ok(CloneConfig {
         process: ProcessSpec {

@@ -1,12 +1,15 @@
 //! `seussctl snapshot`: a local tree of memory snapshots.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
+use seuss_snapshotter::memory::Client;
+use seuss_snapshotter::memory::note::Note;
 use seuss_snapshotter::snapshot::{Level, Manifest, Snapshot, SnapshotError, SnapshotId, Store, TreeNode};
 use tokio::sync::mpsc;
 
@@ -41,7 +44,7 @@ pub enum SnapshotCommand {
 /// Where the snapshots are.
 #[derive(Args, Clone, Debug)]
 pub struct StoreArgs {
-    /// Store of memory snapshots
+    /// Store of memory snapshots: a directory (`ls` takes the socket of a node's store, too)
     #[arg(long, value_name = "DIR", env = "SEUSS_STORE")]
     pub store: PathBuf,
 
@@ -250,18 +253,46 @@ fn print_json(value: &Value) {
 }
 
 fn list(args: &StoreArgs) -> Result<(), RunError> {
-    let nodes = Store::open(&args.store)?.tree()?;
-    if args.json {
-        let all: Vec<_> =
-            nodes.iter().map(|node| describe(node.id, &node.manifest, &node.children)).collect();
-        print_json(&Value::from(all));
+    let is_socket = std::fs::metadata(&args.store).is_ok_and(|metadata| metadata.file_type().is_socket());
+    if is_socket {
+        // The daemon's own list.
+        let entries = Client::connect(&args.store, "")?.list()?;
+        if args.json {
+            print_json(&json!(entries));
+        } else {
+            print!("{}", super::store::tree(&entries));
+        }
         return Ok(());
     }
-    println!("{:<34}{:<20}{:<10}{:>6}{:>12}{:>10}  COMMAND", "ID", "NAME", "LEVEL", "DEPTH", "SIZE", "AGE");
+    let nodes = Store::open(&args.store)?.tree()?;
+    // Of a node's store: whose they are, and whether they can be used, lies beside them.
+    let notes = args.store.join("notes");
+    // Without one, it is the default.
+    let note = |id: SnapshotId| Note::read(&notes, &id.to_string());
+    if args.json {
+        let described = nodes.iter().map(|node| {
+            let mut value = describe(node.id, &node.manifest, &node.children);
+            let Note { tenant, unusable, .. } = note(node.id);
+            value["tenant"] = tenant.into();
+            value["unusable"] = unusable.into();
+            value
+        });
+        print_json(&Value::from(described.collect::<Vec<_>>()));
+        return Ok(());
+    }
+    let tenant_heading = if notes.is_dir() { format!("{:<20}", "TENANT") } else { String::new() };
+    println!(
+        "{:<34}{tenant_heading}{:<20}{:<10}{:>6}{:>12}{:>10}  COMMAND",
+        "ID", "NAME", "LEVEL", "DEPTH", "SIZE", "AGE"
+    );
     let now_ns = now_ns();
     for TreeNode { id, manifest, .. } in &nodes {
+        let Note { tenant, unusable, .. } = note(*id);
+        let tenant = if notes.is_dir() { format!("{:<20}", shorten(&tenant, 19)) } else { String::new() };
+        let reason = if unusable.is_empty() { String::new() } else { format!(" (unusable: {unusable})") };
         println!(
-            "{id:<34}{:<20}{:<10}{:>6}{:>12}{:>10}  {}",
+            "{:<34}{tenant}{:<20}{:<10}{:>6}{:>12}{:>10}  {}{reason}",
+            id.to_string(),
             shorten(&manifest.name, 19),
             manifest.level,
             manifest.depth,

@@ -4,6 +4,7 @@
 //! connection, a program that is still starting): then it is tried again, ever more rarely, and given up in the end. When to do what is [`Plan`]'s, which has neither clock nor guest.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -123,7 +124,17 @@ impl Plan {
 }
 
 /// Hears what a container does. Dropping it ends the watch.
-pub(super) struct Watch(Sender<News>);
+pub(super) struct Watch {
+    news: Sender<News>,
+    /// The guest has ended: nobody is to be warmed up.
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,7 +158,9 @@ impl Watch {
             network: Network::Path(network.into()),
             reset_connections: policy.reset_connections,
             jobs,
+            stop: Arc::default(),
         };
+        let stop = Arc::clone(&watcher.stop);
         let text = TextBudget::of_this_thread();
         let run = move || {
             let _text = text.as_ref().map(TextBudget::enter);
@@ -155,7 +168,7 @@ impl Watch {
         };
         // Not on the caller's thread, which is the guest's.
         match std::thread::Builder::new().name("readiness".to_owned()).spawn(run) {
-            Ok(_) => Some(Self(sender)),
+            Ok(_) => Some(Self { news: sender, stop }),
             Err(error) => {
                 tracing::warn!(%error, "no snapshot when the program is ready: no thread");
                 None
@@ -166,7 +179,12 @@ impl Watch {
     /// Something has happened.
     pub(super) fn tell(&self, news: News) {
         // Whoever has seen enough is gone.
-        let _ = self.0.send(news);
+        let _ = self.news.send(news);
+    }
+
+    /// The guest has ended.
+    pub(super) fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -178,6 +196,7 @@ struct Watcher {
     network: Network,
     reset_connections: bool,
     jobs: Jobs,
+    stop: Arc<AtomicBool>,
 }
 
 impl Watcher {
@@ -222,10 +241,11 @@ impl Watcher {
     }
 
     fn warm_up(&self, target: &Target) {
+        let stop = &*self.stop;
         // What answers is a guest: nothing but the request is left to the thread that asks.
         let ask = || {
             confine::enter(Role::WarmUp, Granted::NOTHING, Reach::Nothing)?;
-            let answer = target.get(WARM_UP_PATIENCE);
+            let answer = target.get_until(WARM_UP_PATIENCE, stop);
             confine::told_violation(Role::WarmUp);
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(answer?)
         };

@@ -4,7 +4,6 @@
 //! the store, and tells it what clones teach. The guest waits for none of this. A store that was restarted finds the leases again; one that is
 //! gone for good costs the sharing, not the container.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -13,12 +12,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use seuss_snapshotter::memory::protocol::{Fit, Refusal};
+use seuss_snapshotter::memory::protocol::{Fit, Provenance, Quota, Refusal};
 use seuss_snapshotter::memory::{Client, ClientError};
 use seuss_snapshotter::snapshot::{KeepWorkingSet, SnapshotError, SnapshotId, Store, WorkPage};
 
+use super::rights::{self, Right, Rotation};
 use crate::guest::confine::{self, Granted, Reach, Role};
-use crate::guest::{GuestControl, Lineage, Obstacle, OriginError, TextBudget};
+use crate::guest::{Allowance, GuestControl, Lineage, Obstacle, OriginError, StoreRoom, TextBudget};
 
 /// Longest wait for an answer while a container is created: a start without a snapshot is better than none.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -41,6 +41,11 @@ pub enum SessionError {
     /// Local files.
     #[error(transparent)]
     Local(#[from] SnapshotError),
+    /// Something that the program has read was taken away.
+    #[error(
+        "files that were mounted have been exchanged since the program began, and it may hold the old ones"
+    )]
+    Revoked,
     /// Of this process.
     #[error("cannot {operation}: {source}")]
     Host {
@@ -63,6 +68,10 @@ enum Job {
     Died,
     /// A capture was given up.
     GivenUp { reason: &'static str },
+    /// A capture was refused: see what the store has left.
+    AskQuota,
+    /// A right was taken away: the store is to know, and nothing more of this container is kept.
+    Revoke { right: String },
     /// Leave.
     End,
 }
@@ -137,11 +146,21 @@ impl Visit {
         Ok(Some(Lineage::of(self.client.lineage(&entry.id, &keeper)?)?))
     }
 
-    /// Stays, for as long as the container runs: `origin` is what it starts from, its own snapshots are written to `local`.
+    /// What guest `guest` may still put.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub fn quota(&self, guest: &str) -> Result<Quota, SessionError> {
+        Ok(self.client.quota(guest)?)
+    }
+
+    /// Stays, for as long as the container runs: `origin` is what it starts from, its own snapshots are written to `local` within `allowance`, and
+    /// are lost with `rights`.
     ///
     /// # Errors
     /// [`SessionError::Host`]: no thread.
-    pub fn stay(self, local: Arc<Store>, origin: Option<Arc<Lineage>>) -> Result<Session, SessionError> {
+    pub fn stay(self, origin: Option<Arc<Lineage>>, takes: Takes<'_>) -> Result<Session, SessionError> {
+        let Takes { local, allowance, guest, rights } = takes;
         let Self { socket, tenant, client, jobs, todo } = self;
         client.set_patience(PUT_PATIENCE)?;
         let keeper: Arc<dyn KeepWorkingSet> = Arc::new(jobs.clone());
@@ -154,6 +173,9 @@ impl Visit {
             wake,
             keeper,
             local,
+            allowance,
+            provenance: Provenance { guest: guest.to_owned(), rights: rights::names(rights) },
+            is_revoked: false,
             lineage: origin,
             retry: RETRY.0,
             judged: None,
@@ -166,20 +188,49 @@ impl Visit {
         };
         let thread = std::thread::Builder::new().name("snapshots".to_owned()).spawn(run);
         thread.map_err(|source| SessionError::Host { operation: "start a thread", source })?;
-        Ok(Session { jobs })
+        let rotations = rights.iter().filter_map(|right| {
+            let (jobs, dir, right) = (jobs.clone(), right.rotates_in.as_deref()?, right.name.clone());
+            let revoke = move || jobs.push(Job::Revoke { right: right.clone() });
+            let watched = Rotation::watch(dir, Box::new(revoke));
+            let watched = watched.inspect_err(|error| {
+                tracing::warn!(%error, dir = %dir.display(), "a rotation of mounted files will not be seen");
+            });
+            watched.ok()
+        });
+        let rotations = rotations.collect();
+        Ok(Session { jobs, _rotations: rotations })
     }
+}
+
+/// What a session is to know of the snapshots that a container takes.
+#[derive(Debug)]
+pub struct Takes<'a> {
+    /// Where they are written.
+    pub local: Arc<Store>,
+    /// How much there may be of them.
+    pub allowance: Arc<Allowance>,
+    /// The guest's name at the store.
+    pub guest: &'a str,
+    /// What they depend on.
+    pub rights: &'a [Right],
 }
 
 /// A container's place at the store, until it is dropped.
 #[derive(Debug)]
 pub struct Session {
     jobs: Jobs,
+    _rotations: Vec<Rotation>,
 }
 
 impl Session {
     /// Brings a snapshot that `guest` has just taken to the store.
     pub fn put(&self, id: SnapshotId, guest: &Arc<dyn GuestControl>) {
         self.jobs.push(Job::Put { id, guest: Arc::downgrade(guest) });
+    }
+
+    /// A capture was refused: what the store has left is asked for anew, something may have gone there.
+    pub fn ask_quota(&self) {
+        self.jobs.push(Job::AskQuota);
     }
 }
 
@@ -215,6 +266,10 @@ struct Worker {
     wake: Arc<OwnedFd>,
     keeper: Arc<dyn KeepWorkingSet>,
     local: Arc<Store>,
+    allowance: Arc<Allowance>,
+    provenance: Provenance,
+    /// Nothing more is kept: something that the program was made with was taken away.
+    is_revoked: bool,
     /// What the guest builds on, as the store has it.
     lineage: Option<Arc<Lineage>>,
     retry: Duration,
@@ -239,6 +294,8 @@ impl Worker {
                 Ok(Job::Lives { id }) => self.judged = Some((id, Instant::now() + YOUNG)),
                 Ok(Job::Died) => self.judge(false),
                 Ok(Job::GivenUp { reason }) => self.tell(|client| client.given_up(reason)),
+                Ok(Job::AskQuota) => self.ask_quota(),
+                Ok(Job::Revoke { right }) => self.revoke(&right),
                 Err(TryRecvError::Empty) => self.wait(),
                 Ok(Job::End) | Err(TryRecvError::Disconnected) => return,
             }
@@ -305,7 +362,7 @@ impl Worker {
         if let Some(lineage) = &self.lineage {
             // The youngest keeps its ancestors. One that was removed meanwhile is kept by this process' descriptors.
             match client.lease(&lineage.id().to_string()) {
-                Err(ClientError::Refused { refusal: Refusal::NotFound, .. }) | Ok(()) => {}
+                Err(ClientError::Refused { refusal: Refusal::NotFound | Refusal::Revoked, .. }) | Ok(()) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -339,9 +396,14 @@ impl Worker {
     /// case.
     fn put(&mut self, id: SnapshotId, guest: &Weak<dyn GuestControl>) {
         let (local, keeper) = (Arc::clone(&self.local), Arc::clone(&self.keeper));
+        let provenance = self.provenance.clone();
+        let is_revoked = self.is_revoked;
         let brought = self.ask(|client| {
+            if is_revoked {
+                return Err(SessionError::Revoked);
+            }
             let files = local.files(id)?;
-            let entry = client.put(files.each_ref().map(|file| file.as_fd()), &BTreeMap::new(), false)?;
+            let entry = client.put_from(&provenance, files.each_ref().map(|file| file.as_fd()))?;
             tracing::info!(snapshot = %id, level = entry.level, bytes = entry.bytes, "snapshot brought to the store");
             Ok(Lineage::of(client.lineage(&entry.id, &keeper)?)?)
         });
@@ -359,7 +421,7 @@ impl Worker {
         let mut left: Vec<_> = std::mem::take(&mut self.leftover);
         while let Some(id) = left.pop() {
             match self.local.remove(id, false) {
-                Ok(_) => {}
+                Ok(_) => self.allowance.settle(id),
                 Err(SnapshotError::HasChildren { .. }) => self.leftover.push(id),
                 Err(error) => {
                     tracing::warn!(snapshot = %id, %error, "the local files of a snapshot are not removed");
@@ -367,6 +429,33 @@ impl Worker {
             }
         }
         self.leftover.reverse();
+        self.ask_quota();
+    }
+
+    /// Let the guest's captures know what the store has left for it.
+    fn ask_quota(&mut self) {
+        let guest = self.provenance.guest.clone();
+        match self.ask(|client| Ok(client.quota(&guest)?)) {
+            Ok(quota) => self.allowance.set_room(room(&quota)),
+            // It says no when it is asked to keep something.
+            Err(error) => tracing::debug!(%error, "the store's quota is not known"),
+        }
+    }
+
+    /// Something that the program has read is not to be read any more.
+    fn revoke(&mut self, right: &str) {
+        self.is_revoked = true;
+        let tenant = self.tenant.clone();
+        match self.ask(|client| Ok(client.revoke(&tenant, Some(right))?)) {
+            Ok(count) => tracing::info!(
+                right,
+                count,
+                "mounted files were exchanged; snapshots that hold them are revoked"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, right, "snapshots that hold exchanged files are not revoked")
+            }
+        }
     }
 
     fn tell_working_set(&mut self, id: SnapshotId, pages: &[WorkPage]) {
@@ -381,6 +470,11 @@ impl Worker {
             tracing::debug!(snapshot = %id, %error, "a working set is not kept");
         }
     }
+}
+
+/// What a quota leaves to a guest.
+pub(super) fn room(quota: &Quota) -> StoreRoom {
+    StoreRoom { snapshots: quota.left_snapshots, bytes: quota.left_bytes }
 }
 
 /// A file with these bytes, read from its start.

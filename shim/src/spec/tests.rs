@@ -67,7 +67,7 @@ fn a_container_of_a_pod() {
     assert_eq!((process.cwd.as_slice(), process.umask, process.terminal), (&b"/srv"[..], 0o22, false));
     assert_eq!((process.nofile, process.nproc, process.read_only_root), (65536, 100, true));
     assert_eq!(process.hostname, b"web-0");
-    assert_eq!(plan.memory_bytes, 128 << 20);
+    assert_eq!(plan.memory_bytes, (128 << 20) + LIBRARY_OS_BYTES);
     assert_eq!(plan.network, Network::Path("/var/run/netns/cni-1".into()));
     assert_eq!((plan.cpu.shares, plan.cpu.quota, plan.oom_score_adj), (Some(256), Some(50_000), Some(993)));
     assert_eq!(plan.cgroups_path, "kubepods-burstable-podab.slice:cri-containerd:77");
@@ -109,7 +109,7 @@ fn a_container_of_ctr() {
     let plan = translate(&spec, "one").unwrap();
     assert_eq!((plan.process.terminal, plan.process.window), (true, (50, 132)));
     assert_eq!(plan.process.hostname, b"one");
-    assert_eq!((plan.memory_bytes, plan.network), (DEFAULT_MEMORY_BYTES, Network::New));
+    assert_eq!((plan.memory_bytes - LIBRARY_OS_BYTES, plan.network), (DEFAULT_MEMORY_BYTES, Network::New));
     assert!(plan.process.files.is_empty());
 }
 
@@ -137,7 +137,7 @@ fn memory_limits() {
     let limit = |limit: Option<i64>| {
         let mut spec = parse(CTR_RUN);
         spec.linux.resources.memory.limit = limit;
-        translate(&spec, "").map(|plan| plan.memory_bytes)
+        translate(&spec, "").map(|plan| plan.memory_bytes - LIBRARY_OS_BYTES)
     };
     assert_eq!(limit(None).unwrap(), DEFAULT_MEMORY_BYTES);
     assert_eq!(limit(Some(0)).unwrap(), DEFAULT_MEMORY_BYTES);

@@ -1,5 +1,6 @@
 //! The host call that takes a snapshot. The guest stands still meanwhile, and goes on whatever comes of it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use seuss_abi::snapshot::Obstacle;
@@ -8,6 +9,7 @@ use seuss_snapshotter::snapshot::{Level, SnapshotId};
 use super::{End, GuestEvent, Learning, Runner};
 use crate::clock::Sample;
 use crate::memory::Gpa;
+use crate::snapshot::allowance::Grant;
 use crate::snapshot::capture::{CaptureError, Circumstances, capture};
 use crate::snapshot::{Asked, Keys, Lineage};
 
@@ -22,10 +24,13 @@ impl Runner {
         let base_is_due = std::mem::take(&mut self.snapshots.base_is_due);
         self.snapshots.owed = self.snapshots.owed.saturating_sub(1);
         let Some(sink) = &self.snapshots.sink else {
-            let reason = "this guest was started without a store for snapshots";
-            self.emit(GuestEvent::Captured(Err(reason.into())));
+            if !std::mem::replace(&mut self.told_no_store, true) {
+                let reason = "this guest was started without a store for snapshots";
+                self.emit(GuestEvent::Captured(Err(reason.into())));
+            }
             return Ok(-i64::from(libc::EOPNOTSUPP));
         };
+        let allowance = Arc::clone(&sink.allowance);
         // What others may start from is taken before the program has run code or seen data of its own, or not at all.
         let images = usize::try_from(images).ok().filter(|count| (1..sink.images.len()).contains(count));
         let is_base = level == Level::Base && images.is_some();
@@ -38,7 +43,8 @@ impl Runner {
         let images = images.filter(|_| is_base);
         let named = if key_bytes == 0 { String::new() } else { self.message(key, key_bytes, KEY_MAX) };
         let started = Instant::now();
-        let taken = self.take(Asked { level, named, images });
+        let taken = allowance.begin().map_err(CaptureError::Overdrawn);
+        let taken = taken.and_then(|grant| self.take(Asked { level, named, images }, grant));
         let elapsed_us = started.elapsed().as_micros() as u64;
         Ok(match taken {
             Ok(id) => {
@@ -46,7 +52,16 @@ impl Runner {
                 self.emit(GuestEvent::Captured(Ok(id)));
                 0
             }
-            Err(reason) => {
+            // As often as the guest likes: told once a minute.
+            Err(CaptureError::Overdrawn(overdrawn)) => {
+                if allowance.tells_refusal() {
+                    tracing::warn!(guest = self.shared.name, %level, reason = %overdrawn, "no snapshot");
+                    self.emit(GuestEvent::Captured(Err(overdrawn.to_string())));
+                }
+                -i64::from(libc::EDQUOT)
+            }
+            Err(error) => {
+                let reason = error.to_string();
                 tracing::warn!(guest = self.shared.name, %level, elapsed_us, reason, "no snapshot");
                 self.emit(GuestEvent::Captured(Err(reason)));
                 -i64::from(libc::EIO)
@@ -80,13 +95,14 @@ impl Runner {
         origin.learn(&self.machine.memory, scout.then(root).flatten());
     }
 
-    fn take(&mut self, asked: Asked) -> Result<SnapshotId, String> {
+    fn take(&mut self, asked: Asked, grant: Grant) -> Result<SnapshotId, CaptureError> {
         let snapshots = &self.snapshots;
-        let sink = snapshots.sink.as_ref().ok_or("no store")?;
+        let sink = snapshots.sink.as_ref().ok_or(CaptureError::NoStore)?;
         let host = Sample::take();
         let around = Circumstances {
             asked,
             sink,
+            grant,
             parent: snapshots.parent.as_ref(),
             pml4: snapshots.pml4,
             reserved_bytes: self.reserved_bytes,
@@ -100,14 +116,16 @@ impl Runner {
             boottime_offset_ns: snapshots.shift.apply(host).boottime_offset_ns,
             generation: snapshots.generation,
         };
-        let taken = capture(&self.machine.memory, around).map_err(|error: CaptureError| error.to_string())?;
+        let taken = capture(&self.machine.memory, around)?;
         let id = taken.id();
+        let manifest = taken.manifest();
+        sink.allowance.taken(id, manifest.pages.len_bytes + manifest.tables.len_bytes);
         // What is captured next adds to this one.
         let lineage = match &self.snapshots.parent {
             Some(parent) => parent.extended(taken),
             None => Lineage::of(vec![taken]),
         };
-        self.snapshots.parent = Some(lineage.map_err(|error| error.to_string())?);
+        self.snapshots.parent = Some(lineage?);
         // What is written from now on belongs to the new snapshot's clones.
         self.snapshots.learning = None;
         Ok(id)

@@ -138,6 +138,8 @@ pub(crate) struct Runner {
     snapshots: Snapshots,
     /// Whether it was told that the program is ready.
     told_ready: bool,
+    /// Whether it was told that there is no store for its snapshots.
+    told_no_store: bool,
 }
 
 /// What the runner knows of snapshots.
@@ -220,6 +222,7 @@ impl Runner {
             events,
             snapshots,
             told_ready: false,
+            told_no_store: false,
         }
     }
 

@@ -12,8 +12,9 @@ use seuss_abi::layout::{COMM_GPA, LAYER_GPA, PAGE_SIZE};
 use seuss_abi::snapshot::{APPLICATION, COPIED, FRAMES_MAX, TABLE, WAS_WRITABLE, class};
 use seuss_snapshotter::snapshot::{Facts, Placed, Snapshot, SnapshotError};
 
+use super::allowance::{Grant, Overdrawn};
 use super::clerk::ClerkDraft;
-use super::{Asked, Lineage, SnapshotSink, cpu, frame_gpa, layer_gpa};
+use super::{Asked, Lineage, OriginError, SnapshotSink, cpu, frame_gpa, layer_gpa};
 use crate::kernel::page_table::bits;
 use crate::memory::{Gpa, Memory, Window};
 
@@ -23,6 +24,8 @@ type Page = [u8; PAGE_SIZE as usize];
 pub(crate) struct Circumstances<'a> {
     pub(crate) asked: Asked,
     pub(crate) sink: &'a SnapshotSink,
+    /// What it may take.
+    pub(crate) grant: Grant,
     /// What the guest itself was restored from, or captured as last.
     pub(crate) parent: Option<&'a Arc<Lineage>>,
     pub(crate) pml4: Gpa,
@@ -41,6 +44,12 @@ pub(crate) enum CaptureError {
     Snapshot(#[from] SnapshotError),
     #[error("a guest of {frames} frames is too large for a snapshot, at most {FRAMES_MAX} are possible")]
     TooLarge { frames: u64 },
+    #[error(transparent)]
+    Lineage(#[from] OriginError),
+    #[error("no store")]
+    NoStore,
+    #[error(transparent)]
+    Overdrawn(#[from] Overdrawn),
     #[error("cannot tell the processor: {0}")]
     Cpu(String),
     #[error("the thread that writes snapshots is of no use: {0}")]
@@ -64,6 +73,11 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
     memory.comm().read(Gpa(COMM_GPA + CAPTURE_OFFSET), &mut classes);
 
     let parent = around.parent.map(|parent| parent.leaf());
+    // Where there is a parent, most of it may be known: that shows below, and what is too much is seen as it comes.
+    if parent.is_none() {
+        around.grant.check(at_least(private, &classes, frames as u32))?;
+    }
+    let mut kept_bytes = 0;
     // Where the youngest page of each frame is; as far as the parent knows, at first.
     let mut place = vec![NOWHERE; frames as usize];
     if let Some(parent) = parent {
@@ -90,6 +104,8 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
                 }
                 let known = place[pfn as usize];
                 if known == NOWHERE || !layers.is_some_and(|layers| holds(layers, known, &content)) {
+                    kept_bytes += PAGE_SIZE;
+                    around.grant.check(kept_bytes)?;
                     place[pfn as usize] = writing.draft()?.add_page(pfn, &content)?.page;
                 }
                 let page = place[pfn as usize];
@@ -102,6 +118,7 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
             _ => {}
         }
     }
+    around.grant.check(kept_bytes + tables.len() as u64 * PAGE_SIZE)?;
     for &pfn in &tables {
         let mut table: [u64; 512] = private.load(Gpa(frame_gpa(pfn))).unwrap_or([0; 512]);
         turn(&mut table, &moved);
@@ -116,6 +133,20 @@ pub(crate) fn capture(memory: &Memory, around: Circumstances<'_>) -> Result<Snap
         .map(|(pfn, &page)| Placed { pfn, page })
         .collect();
     writing.commit(facts(&around, private.len_bytes())?, copied, map)
+}
+
+/// Bytes that a snapshot of a guest without a parent has: frames that are in use and not all zeros, and page tables. Nothing is copied for it but a page at a time.
+fn at_least(private: &Window, classes: &[u8], frames: u32) -> u64 {
+    let mut content: Page = [0; PAGE_SIZE as usize];
+    let is_kept = |&pfn: &u32| match class(classes, pfn.into()) {
+        TABLE => true,
+        APPLICATION | COPIED => {
+            private.read(Gpa(frame_gpa(pfn)), &mut content);
+            !is_zero(&content)
+        }
+        _ => false,
+    };
+    (0..frames).filter(is_kept).count() as u64 * PAGE_SIZE
 }
 
 fn facts(around: &Circumstances<'_>, private_bytes: u64) -> Result<Facts, CaptureError> {

@@ -3,6 +3,7 @@
 //! The format and the store are `seuss_snapshotter::snapshot`'s; what the pages mean is told here. Guest memory is hostile, and a snapshot's files
 //! may be damaged: every number is checked before it is used as an address.
 
+pub(crate) mod allowance;
 pub(crate) mod capture;
 mod clerk;
 pub(crate) mod cpu;
@@ -29,6 +30,7 @@ use crate::error::StartError;
 use crate::memory::{Gpa, Memory, MemoryError, Window, map_images};
 use working_set::{Ground, WorkingSet};
 
+use allowance::Allowance;
 pub use lineage::Lineage;
 
 /// What a guest's snapshots are kept under.
@@ -84,6 +86,8 @@ pub struct SnapshotSink {
     pub command: String,
     /// Whether the program has a terminal.
     pub terminal: bool,
+    /// How much the guest may have of them.
+    pub allowance: Arc<Allowance>,
 }
 
 /// Why a snapshot cannot be cloned here.

@@ -18,6 +18,7 @@ use seuss_abi::comm::LayerWindow;
 use seuss_abi::layout::{IMAGE_GPA, LAYER_GPA, PAGE_SIZE};
 use seuss_abi::snapshot::WAS_WRITABLE;
 use seuss_snapshotter::snapshot::WorkPage;
+use seuss_snapshotter::snapshot::reader::WORKSET_MAX;
 
 use super::touches;
 use super::{Table, frame_gpa};
@@ -26,6 +27,8 @@ use crate::memory::{Gpa, Memory, Window};
 
 /// Most pages of a working set: 12 MiB.
 const PAGES_MAX: usize = 3072;
+// What is learnt can be kept.
+const _: () = assert!(PAGES_MAX + touches::MOST <= WORKSET_MAX);
 /// Entries that a shadow-paging KVM fills in together.
 const GROUP: u32 = 8;
 /// Clones that scout before a snapshot's set is taken as known.

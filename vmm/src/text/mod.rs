@@ -23,7 +23,7 @@ const BURST_BYTES: u64 = 16 << 10;
 const REFILL_BYTES: u64 = 24 << 10;
 /// Kept for the failure of the guest and for what is said of it.
 const LAST_WORDS_BYTES: u64 = 24 << 10;
-/// A budget that was used up takes nothing until it has so much again: otherwise a flood would come through line by line, with as many notes of what was left out.
+/// A budget that had no room for a message takes nothing until it has so much more: otherwise a flood would come through line by line, with as many notes of what was left out.
 const REOPEN_BYTES: u64 = 4 << 10;
 /// Longest single message, in bytes; what is longer is cut.
 pub const MESSAGE_BYTES: usize = 17 << 10;
@@ -61,8 +61,8 @@ struct Account {
     left: u128,
     most: u128,
     filled_ns: u64,
-    /// Used up, and not yet filled to [`REOPEN_BYTES`].
-    closed: bool,
+    /// There was no room for a message; `left` must be this much again, [`REOPEN_BYTES`] more than it was then.
+    closed_until: Option<u128>,
     has_spoken_last: bool,
     left_out: LeftOut,
 }
@@ -75,7 +75,7 @@ impl Account {
     fn new(now_ns: u64) -> Self {
         let most = units(BURST_BYTES);
         let left_out = LeftOut::default();
-        Self { left: most, most, filled_ns: now_ns, closed: false, has_spoken_last: false, left_out }
+        Self { left: most, most, filled_ns: now_ns, closed_until: None, has_spoken_last: false, left_out }
     }
 
     fn refill(&mut self, now_ns: u64) {
@@ -83,20 +83,21 @@ impl Account {
         let fresh = u128::from(passed_ns) * u128::from(REFILL_BYTES);
         self.left = (self.left + fresh).min(self.most.max(self.left));
         self.filled_ns = self.filled_ns.max(now_ns);
-        self.closed &= self.left < units(REOPEN_BYTES);
+        self.closed_until = self.closed_until.filter(|&wanted| self.left < wanted);
     }
 
     /// Whether `bytes` may be written now; then they are paid.
     fn pay(&mut self, bytes: u64, now_ns: u64) -> bool {
         self.refill(now_ns);
-        match self.left.checked_sub(units(bytes)).filter(|_| !self.closed) {
+        match self.left.checked_sub(units(bytes)).filter(|_| self.closed_until.is_none()) {
             Some(rest) => {
                 self.left = rest;
                 true
             }
             None => {
                 // Last words are what they are: a long one does not keep a short one from being said.
-                self.closed = !self.has_spoken_last;
+                let reopened = (self.left + units(REOPEN_BYTES)).min(self.most);
+                self.closed_until = self.closed_until.or(Some(reopened)).filter(|_| !self.has_spoken_last);
                 false
             }
         }
@@ -109,7 +110,7 @@ impl Account {
 
     fn take_left_out(&mut self, now_ns: u64) -> Option<LeftOut> {
         self.refill(now_ns);
-        let has_room = !self.closed || self.has_spoken_last;
+        let has_room = self.closed_until.is_none();
         (has_room && self.left_out.lines > 0).then(|| std::mem::take(&mut self.left_out))
     }
 
@@ -117,7 +118,7 @@ impl Account {
         self.refill(now_ns);
         if !std::mem::replace(&mut self.has_spoken_last, true) {
             self.left += units(LAST_WORDS_BYTES);
-            self.closed = false;
+            self.closed_until = None;
         }
     }
 }

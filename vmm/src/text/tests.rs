@@ -43,6 +43,18 @@ fn a_flood_is_cut_counted_and_told() {
 }
 
 #[test]
+fn a_message_that_nearly_fits_does_not_open_it() {
+    let mut account = Account::new(0);
+    // Two KiB too little for the fourth: a moment later there is no more than a moment's refill.
+    let size = 4 * 1024 + 200;
+    assert_eq!((0..10).filter(|_| account.pay(size, 0)).count(), 3);
+    account.leave_out(size);
+    let told = (1..100).filter(|n| account.take_left_out(n * SECOND_NS / 10).is_some()).count();
+    assert_eq!(told, 0, "within ten seconds");
+    assert!(account.take_left_out(11 * SECOND_NS).is_some());
+}
+
+#[test]
 fn nothing_is_told_before_there_is_room() {
     let mut account = Account::new(0);
     while account.pay(1000, 0) {}
