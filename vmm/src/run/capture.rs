@@ -22,9 +22,11 @@ impl Runner {
         let mut level = Level::from_number(level)
             .ok_or_else(|| End::Protocol(format!("Capture of level {level}, which does not exist")))?;
         let base_is_due = std::mem::take(&mut self.snapshots.base_is_due);
+        // Whoever has asked from outside hears what came of it, however often that is.
+        let is_owed = self.snapshots.owed > 0;
         self.snapshots.owed = self.snapshots.owed.saturating_sub(1);
         let Some(sink) = &self.snapshots.sink else {
-            if !std::mem::replace(&mut self.told_no_store, true) {
+            if is_owed || !std::mem::replace(&mut self.told_no_store, true) {
                 let reason = "this guest was started without a store for snapshots";
                 self.emit(GuestEvent::Captured(Err(reason.into())));
             }
@@ -54,7 +56,7 @@ impl Runner {
             }
             // As often as the guest likes: told once a minute.
             Err(CaptureError::Overdrawn(overdrawn)) => {
-                if allowance.tells_refusal() {
+                if is_owed || allowance.tells_refusal() {
                     tracing::warn!(guest = self.shared.name, %level, reason = %overdrawn, "no snapshot");
                     self.emit(GuestEvent::Captured(Err(overdrawn.to_string())));
                 }
