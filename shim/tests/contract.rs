@@ -195,7 +195,6 @@ fn a_pods_own_files_are_there_before_its_program_goes_on() {
         name: "clone".to_owned(),
         privileges: NetPrivileges::default(),
         snapshots: None,
-        privileges: Default::default(),
         pool: None,
     };
     let guest = Guest::restore(config, |_| {}).unwrap();

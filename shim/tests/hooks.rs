@@ -189,6 +189,7 @@ fn a_cautious_capture_does_not_find_its_own_listeners_busy() {
         name: "listener".to_owned(),
         command: "hooks".to_owned(),
         terminal: false,
+        allowance: Arc::default(),
     };
     let (_reader, writer) = std::io::pipe().unwrap();
     let config = GuestConfig {
@@ -218,7 +219,10 @@ fn a_cautious_capture_does_not_find_its_own_listeners_busy() {
     guest.snapshot(Level::Function, Some(caution)).unwrap();
     loop {
         match next() {
-            GuestEvent::Captured(taken) => break drop(taken.expect("a snapshot")),
+            GuestEvent::Captured(taken) => {
+                taken.expect("a snapshot");
+                break;
+            }
             GuestEvent::PutOff(obstacle) => panic!("put off: {obstacle}"),
             GuestEvent::Ended(result) => panic!("ended: {result:?}"),
             _ => {}

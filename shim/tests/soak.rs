@@ -83,7 +83,6 @@ fn soak(origin: &Arc<Origin>, store: &Path, count: usize) {
             privileges: NetPrivileges::default(),
             snapshots: None,
             pool: Some(Arc::clone(&pool)),
-            privileges: seuss_vmm::NetPrivileges::default(),
         };
         let guest = Guest::restore(config, |_| {}).unwrap();
         assert_eq!(guest.wait().unwrap().code(), Some(0));

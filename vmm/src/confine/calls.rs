@@ -68,8 +68,8 @@ const GUEST: &[Call] = calls![
         (0x8138_ae83, "KVM_GET_SREGS"),
         (0x8040_ae9f, "KVM_GET_VCPU_EVENTS"),
         (0xaece, "KVM_GET_STATS_FD"),
-        (libc::FIONREAD as u64, "FIONREAD"),
-        (libc::SIOCGIFMTU as u64, "SIOCGIFMTU"),
+        (libc::FIONREAD, "FIONREAD"),
+        (libc::SIOCGIFMTU, "SIOCGIFMTU"),
     ] }),
     SYS_readv "readv", SYS_writev "writev", SYS_preadv2 "preadv2", SYS_pwritev2 "pwritev2", SYS_pread64 "pread64",
     SYS_poll "poll", SYS_ppoll "ppoll",
@@ -155,7 +155,7 @@ const STORE: &[Call] = calls![
 const REQUEST: &[Call] = calls![
     SYS_socket "socket" (Rule::OneOf { arg: 0, values: &[(libc::AF_INET as u64, "AF_INET")] }),
     SYS_connect "connect", SYS_poll "poll", SYS_ppoll "ppoll", SYS_getsockopt "getsockopt", SYS_setsockopt "setsockopt",
-    SYS_ioctl "ioctl" (Rule::OneOf { arg: 1, values: &[(libc::FIONBIO as u64, "FIONBIO")] }),
+    SYS_ioctl "ioctl" (Rule::OneOf { arg: 1, values: &[(libc::FIONBIO, "FIONBIO")] }),
     SYS_sendto "sendto", SYS_recvfrom "recvfrom", SYS_clock_nanosleep "clock_nanosleep",
 ];
 
