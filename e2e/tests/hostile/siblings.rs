@@ -12,6 +12,7 @@ use serde_json::Value;
 use seuss_e2e::containerd::{Containerd, Options};
 use seuss_e2e::cri::spec::{ContainerSpec, Sandbox};
 use seuss_e2e::need::{self, Failure};
+use seuss_e2e::pod::{self, Pod};
 use seuss_e2e::runtime::Runtime;
 use seuss_e2e::tools::Version;
 use seuss_e2e::{command, load, paths, runtime, servers};
@@ -137,6 +138,39 @@ fn clones(drawer: &Drawer, count: usize) -> Result<(), Failure> {
         all_differ(drawer, &answers)
     };
     Ok(check()?)
+}
+
+/// What cannot be seeded anew: libgcrypt keeps its nonces to itself. There is no snapshot, a figure says why, and every pod serves.
+#[test]
+fn a_program_whose_generator_cannot_be_seeded_is_not_captured() -> Result<(), Failure> {
+    const PROGRAM: &str = "import ctypes, http.server\nctypes.CDLL('libgcrypt.so.20').gcry_check_version(None)\n\
+        class Application(http.server.BaseHTTPRequestHandler):\n    \
+            def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'here')\n\
+        http.server.ThreadingHTTPServer(('0.0.0.0', 8000), Application).serve_forever()";
+    let Some(node) = pod::node(Version::V1_7, &["conformance"])? else { return Ok(()) };
+    let case = || -> Result<()> {
+        let image = node.import("conformance")?;
+        let spec = ContainerSpec::new("main", &image).command(&["python3", "-c", PROGRAM]);
+        let first = Pod::start(&node, pod::sandbox(&node, "first"), &spec)?;
+        ensure!(first.get(servers::PORT, "/")? == "here", "the first pod");
+        let figure = "seuss_snapshotter_memory_given_up_total{reason=\"random-generator\"}";
+        let deadline = Instant::now() + PATIENCE;
+        while node.snapshotter().metric(figure).unwrap_or(0.0) < 1.0 {
+            ensure!(Instant::now() < deadline, "it is not given up: {}", node.snapshotter().get("/metrics")?);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let second = Pod::start(&node, pod::sandbox(&node, "second"), &spec)?;
+        ensure!(second.get(servers::PORT, "/")? == "here", "the second pod");
+        ensure!(pod::snapshots(&node)? == 0.0 && pod::restores(&node)? == 0, "it was captured");
+        let log = std::fs::read_to_string(node.log_path())?;
+        ensure!(
+            log.contains("libgcrypt, whose nonces would be the same in all clones"),
+            "the log says nothing"
+        );
+        second.remove()?;
+        first.remove()
+    };
+    Ok(case().map_err(|error| node.explain(error))?)
 }
 
 /// In the middle of the base phase: OpenSSL was used, and the program looks at its application for the first time.

@@ -49,9 +49,12 @@ struct Exports {
     python: Option<Interpreter>,
 }
 
-/// Objects that were looked at, by what they are and the page that the area shows first.
+/// What an area shows: device and inode number of the object, and the page that it begins with.
+type Shown = ((u64, u64), u64);
+
+/// Objects that were looked at.
 #[derive(Default)]
-pub(super) struct Known(BTreeMap<((u64, u64), u64), Option<Rc<Exports>>>);
+pub(super) struct Known(BTreeMap<Shown, Option<Rc<Exports>>>);
 
 /// A mapped file.
 pub(super) struct Mapped<'a> {
