@@ -178,6 +178,24 @@ fn a_clerk_keeps_to_its_directory() {
 }
 
 #[test]
+fn those_who_keep_files_clear_them_away() {
+    for role in [Role::Clerk, Role::Session] {
+        let own = tempfile::tempdir().expect("a directory");
+        let cleared = confined(role, Reach::Keep(own.path()), || {
+            let draft = own.path().join("draft");
+            std::fs::create_dir(&draft)?;
+            std::fs::write(draft.join("pages"), "x")?;
+            std::fs::rename(&draft, own.path().join("id"))?;
+            std::fs::remove_dir_all(own.path().join("id"))?;
+            let temporary = tempfile::NamedTempFile::new_in(own.path())?;
+            temporary.persist(own.path().join("workset")).map_err(|error| error.error)?;
+            Ok::<_, std::io::Error>(confine::violation())
+        });
+        assert_eq!(cleared.expect("allowed"), None, "{role:?}");
+    }
+}
+
+#[test]
 fn a_pools_threads_are_threads_of_this_process() {
     let (child, fork) = confined(Role::Pool, Reach::Nothing, || {
         let child = std::thread::spawn(|| {

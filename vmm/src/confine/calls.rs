@@ -133,7 +133,9 @@ const THREADS: &[Call] = calls![
 /// What keeps files of snapshots.
 const FILES: &[Call] = calls![
     SYS_openat "openat", SYS_statx "statx", SYS_fstat "fstat", SYS_newfstatat "newfstatat", SYS_lseek "lseek",
-    SYS_pread64 "pread64", SYS_pwrite64 "pwrite64", SYS_flock "flock", SYS_fdatasync "fdatasync",
+    SYS_pread64 "pread64", SYS_pwrite64 "pwrite64", SYS_flock "flock",
+    // To read a directory, the C library looks how its descriptor was opened, and marks it.
+    SYS_fcntl "fcntl" (Rule::OneOf { arg: 1, values: &[(libc::F_GETFL as u64, "F_GETFL"), (libc::F_SETFD as u64, "F_SETFD")] }), SYS_fdatasync "fdatasync",
     SYS_getdents64 "getdents64", SYS_fchmod "fchmod", SYS_chmod "chmod",
     SYS_mkdir "mkdir", SYS_rmdir "rmdir", SYS_unlink "unlink", SYS_unlinkat "unlinkat",
     SYS_rename "rename", SYS_renameat "renameat", SYS_renameat2 "renameat2",
