@@ -161,8 +161,9 @@ fn a_program_whose_generator_cannot_be_seeded_is_not_captured() -> Result<(), Fa
         }
         let second = Pod::start(&node, pod::sandbox(&node, "second"), &spec)?;
         ensure!(second.get(servers::PORT, "/")? == "here", "the second pod");
-        ensure!(pod::snapshots(&node)? == 0.0 && pod::restores(&node)? == 0, "it was captured");
         let log = std::fs::read_to_string(node.log_path())?;
+        // Its runtime's base snapshot is from before the library was there.
+        ensure!(!log.contains("level=function"), "it was captured");
         ensure!(
             log.contains("libgcrypt, whose nonces would be the same in all clones"),
             "the log says nothing"
