@@ -11,7 +11,7 @@ use super::{Container, State, now_exit};
 use crate::cgroup::Version;
 use crate::error::TaskError;
 use crate::events::Event;
-use crate::guest::{GuestControl, RequestError};
+use crate::guest::{GuestControl, GuestStats, RequestError};
 use crate::io::StdioNames;
 use crate::lifecycle::{self, Exit, KillEffect, Refused, ends_by_default};
 use crate::oci::{Process as OciProcess, Resources};
@@ -353,6 +353,9 @@ impl Container {
         // A sandbox has used what the process has used that no container did.
         let group = group.or_else(|| self.shared.pod().process_group.clone().filter(|_| self.is_sandbox()));
         let stats = guest.map(|guest| guest.stats()).unwrap_or_default();
+        // What the library OS has beside the limit is no part of what the container was given.
+        let limit_bytes = self.memory_bytes.min(stats.limit_bytes);
+        let stats = GuestStats { limit_bytes, used_bytes: stats.used_bytes.min(limit_bytes), ..stats };
         metrics::metrics(Version::detect(), &stats, group.as_ref())
     }
 
